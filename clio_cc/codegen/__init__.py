@@ -1,0 +1,1 @@
+"""From a Program to the C files of a device project."""

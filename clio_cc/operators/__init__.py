@@ -1,0 +1,1 @@
+"""Integer operators: what each one computes, bit for bit, and its TIR."""

@@ -1,0 +1,1 @@
+"""Float graph rewrites over `onnx_ir.Model`, one file each."""

@@ -1,0 +1,1 @@
+"""Boards: facts, C headers with micro-kernels and project templates."""
