@@ -1,0 +1,184 @@
+"""TIR to C: a thin front to TVM's IR builder, and the lowering from a scheduled PrimFunc to one plain C function.
+
+microTVM left TVM in 0.19. What it stood on is still there and used here: TIR, schedules, tensorization, the C code generator.
+The packed-call ABI that ``tvm.compile(..., target="c")`` wraps around every function has no place on a microcontroller;
+:func:`to_c` stops the lowering before it and takes the function out by way of a host/device split.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import tvm
+from tvm import s_tir, tirx
+from tvm.ir import IRModule
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
+from tvm.target import Target
+
+NAME = "kernel"
+
+
+@dataclass
+class Builder:
+    """A PrimFunc under construction: `arguments` are its buffers, `func` is the result once the block is left."""
+
+    arguments: list[Any]
+    func: Any = None
+
+
+@contextmanager
+def prim_func(*parameters: tuple[tuple[int, ...], str]) -> Iterator[Builder]:
+    """Open a PrimFunc with the parameters (shape, dtype), named ``p0, p1, …`` so that C keeps their order."""
+    with IRBuilder() as ir:
+        with T.prim_func(s_tir=True):
+            T.func_name(NAME)
+            width = len(str(len(parameters) - 1))  # the printer sorts by name: p00 … p10
+            names = [f"p{i:0{width}}" for i in range(len(parameters))]
+            buffers = [T.arg(n, T.buffer(s, d)) for n, (s, d) in zip(names, parameters, strict=True)]
+            builder = Builder(buffers)
+            with T.sblock("root"):
+                yield builder
+        builder.func = ir.get()
+
+
+def store(buffer: Any, value: Any, *index: Any) -> None:
+    """Emit ``buffer[index] = value``."""
+    T.buffer_store(buffer, value, list(index))
+
+
+def call(name: str, *arguments: Any) -> None:
+    """Emit a call of a C function for its effect."""
+    T.evaluate(T.call_extern("int32", name, *arguments))
+
+
+def at(buffer: Any, *index: Any) -> Any:
+    """Return the address of an element, for :func:`call`."""
+    return T.address_of(buffer[index if len(index) > 1 else index[0]])
+
+
+def int32(value: Any) -> Any:
+    """Return `value` cast to int32."""
+    return T.cast(value, "int32")
+
+
+def int8(value: Any) -> Any:
+    """Return `value` cast to int8."""
+    return T.cast(value, "int8")
+
+
+def clamp(value: Any, lo: int, hi: int) -> Any:
+    """Return an int32 clamped, by the micro-kernel that the target has for this range."""
+    if (lo, hi) == (-128, 127):
+        return T.call_extern("int32", "clio_saturate", value)
+    if (lo, hi) == (0, 127):
+        return T.call_extern("int32", "clio_saturate_relu", value)
+    return T.call_extern("int32", "clio_clamp", value, lo, hi)
+
+
+def requantize(acc: Any, shift: Any, multiplier: Any | None, lo: int, hi: int) -> Any:
+    """Return the int8 of an accumulator whose rounding constant is already in it (mode shift), or of a plain one (mulshift)."""
+    if multiplier is None:
+        scaled = acc >> shift
+    else:
+        scaled = T.call_extern("int32", "clio_mulshift", acc, multiplier, shift)
+    return int8(clamp(scaled, lo, hi))
+
+
+def to_c(func: Any, name: str) -> str:
+    """Return the definition of `func` as a C99 function called `name`: ``void name(pointers…)``, nothing else.
+
+    Tables and inputs (everything but the last parameter and the scratch buffers it writes) come as const pointers.
+    """
+    target = Target("c")
+    lowered = _lowering(target)(IRModule({NAME: func.with_attr("global_symbol", NAME)}))[NAME]
+    region = tirx.PrimFunc(lowered.params, tirx.AttrStmt(target, "target", 0, lowered.body), None)
+    region = region.with_attr("target", Target("llvm")).with_attr("global_symbol", NAME)
+    split = tirx.transform.SplitHostDevice()(IRModule({NAME: region}))
+    device = next(split[v] for v in split.get_global_vars() if v.name_hint.endswith("_kernel"))
+    module = tirx.transform.LowerIntrin()(IRModule({NAME: device.with_attr("global_symbol", NAME)}))
+    source: str = tvm.get_global_func("target.build.c")(module, target).inspect_source()
+    return _clean(source, name)
+
+
+def _lowering(target: Any) -> Any:
+    st, tx = s_tir.transform, tirx.transform
+    return tvm.transform.Sequential(
+        [
+            tx.BindTarget(target),
+            st.CanonicalizeLoop(),
+            st.LowerInitBlock(),
+            st.PlanAndUpdateBufferAllocationLocation(),
+            st.ConvertBlocksToOpaque(),
+            st.CompactBufferAllocation(),
+            st.LowerMatchBuffer(),
+            tx.StmtSimplify(),
+            st.LowerOpaqueBlock(),
+            tx.FlattenBuffer(),
+            tx.NarrowDataType(32),
+            st.LoopPartition(),
+            tx.VectorizeLoop(),
+            tx.StorageRewrite(),
+            tx.UnrollLoop(),
+            tx.StmtSimplify(),
+            tx.RemoveNoOp(),
+            st.RewriteUnsafeSelect(),
+            tx.CommonSubexprElim(),
+        ]
+    )
+
+
+_DEFINITION = re.compile(rf"^TVM_DLL int32_t {NAME}\(([^)]*)\) \{{\n(.*)^  return 0;\n\}}\n", re.MULTILINE | re.DOTALL)
+
+
+def _clean(source: str, name: str) -> str:
+    """Take the one function definition out of what TVM printed, and give it a bare-metal signature."""
+    found = _DEFINITION.search(source)
+    if found is None:
+        raise RuntimeError(f"TVM's C generator printed something else than expected:\n{source}")
+    parameters, body = found.group(1).split(", "), found.group(2)
+    typed = [_const_unless_written(parameter, body) for parameter in parameters]
+    return f"void {name}({', '.join(typed)}) {{\n{body}}}\n"
+
+
+def _const_unless_written(parameter: str, body: str) -> str:
+    pointer, variable = parameter.rsplit(" ", 1)
+    written = re.search(rf"\b{variable}\[[^;]*\] = |clio_\w+\(\(&\({variable}\[", body)
+    return f"{pointer} {variable}" if written else f"const {pointer} {variable}"
+
+
+@contextmanager
+def loop(extent: Any, start: Any = 0) -> Iterator[Any]:
+    """Open a serial loop of `extent` iterations from `start`; a loop of one iteration is no loop."""
+    if isinstance(extent, int) and extent == 1:
+        yield T.int32(start) if isinstance(start, int) else start
+        return
+    with T.serial(start, start + extent) as variable:
+        yield variable
+
+
+def window(position: Any, taps: int, stride: int, dilation: int, pad: int, size: int) -> tuple[Any, Any, Any]:
+    """Return (first input coordinate, first tap, number of taps inside) for an output coordinate along one axis.
+
+    The first coordinate belongs to the first tap inside. Constant where padding cannot matter.
+    """
+    origin = position * stride - pad
+    if pad == 0 and not _reaches_beyond(taps, stride, dilation, size):
+        return origin, 0, taps
+    first = T.max(0, (dilation - 1 - origin) // dilation) if dilation > 1 else T.max(0, -origin)
+    beyond = T.max(0, (size - origin + dilation - 1) // dilation) if dilation > 1 else size - origin
+    return origin + first * dilation, first, T.min(taps, beyond) - first
+
+
+def _reaches_beyond(taps: int, stride: int, dilation: int, size: int) -> bool:
+    outputs = (size - (dilation * (taps - 1) + 1)) // stride + 1
+    return (outputs - 1) * stride + dilation * (taps - 1) >= size
+
+
+def unrolled(values: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+    """Enumerate at construction time, for code that is to stand in full."""
+    return iter(enumerate(values))

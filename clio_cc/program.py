@@ -1,0 +1,80 @@
+"""The Program: a straight list of integer operators over int8 tensors. It *is* the device's semantics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from clio_cc.operators.base import Operator, Tensor
+from clio_cc.qformat import describe_scale
+
+
+@dataclass(frozen=True, eq=False)
+class Tap:
+    """A place where data leaves for the cloud: a partition point, whose units are the channels of one tensor.
+
+    Attributes:
+        partition: Name of the partition point.
+        tensor: Name of the tensor that crosses it.
+        units: Number of ordered units.
+        unit_bytes: Bytes of one unit on the wire.
+    """
+
+    partition: str
+    tensor: str
+    units: int
+    unit_bytes: int
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """Operators in execution order. Every operator reads tensors that are inputs or were written before it.
+
+    Attributes:
+        inputs: Tensors the caller writes, NHWC without the batch.
+        operators: In execution order.
+        outputs: Names of the tensors that stay readable after a run.
+        taps: Places where data leaves for the cloud, one of the outputs each.
+    """
+
+    inputs: tuple[Tensor, ...]
+    operators: tuple[Operator, ...]
+    outputs: tuple[str, ...]
+    taps: tuple[Tap, ...] = ()
+
+    def __post_init__(self) -> None:
+        known = {tensor.name for tensor in self.inputs}
+        if len(known) != len(self.inputs):
+            raise ValueError("two inputs have the same name")
+        for op in self.operators:
+            missing = [tensor.name for tensor in op.inputs if tensor.name not in known]
+            if missing:
+                raise ValueError(f"{op.name} reads {missing[0]}, which nothing has written")
+            if op.output.name in known:
+                raise ValueError(f"{op.name} writes {op.output.name} a second time")
+            known.add(op.output.name)
+        unknown = [name for name in self.outputs if name not in known]
+        if unknown:
+            raise ValueError(f"output {unknown[0]} is not a tensor of the program")
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors by name, in the order in which they come to be."""
+        every = [*self.inputs, *(op.output for op in self.operators)]
+        return {tensor.name: tensor for tensor in every}
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one run."""
+        return sum(op.macs for op in self.operators)
+
+    def describe(self) -> str:
+        """Return one line per operator: name, kind, shapes and Q-formats."""
+        lines = []
+        for op in self.operators:
+            reads = ", ".join(f"{t.name} {_dims(t)} {describe_scale(t.scale)}" for t in op.inputs)
+            lines.append(f"{op.output.name} {_dims(op.output)} {describe_scale(op.output.scale)} = {op.kind}({reads})")
+        return "\n".join(lines)
+
+
+def _dims(tensor: Tensor) -> str:
+    return "x".join(str(d) for d in tensor.shape)
