@@ -1,0 +1,60 @@
+# `make` alone lists what there is. Everything runs in .venv, made from requirements.lock.
+
+VENV := .venv
+BIN := $(CURDIR)/$(VENV)/bin
+PYTHON := $(shell command -v python3.11 || command -v python3)
+UV_VERSION := 0.13.8
+DEMO := build/demo
+DIGITS := $(CURDIR)/examples/digits
+
+export PATH := $(BIN):$(PATH)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help env demo test check tools bench lock clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+env: $(VENV)/.stamp ## Create .venv from the lock file and install clio-cc into it
+
+$(VENV)/.stamp: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 14) else "clio-cc needs Python 3.11, found " + sys.version)'
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --require-hashes -r requirements.lock
+	$(VENV)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: env ## Compile the example for all three boards and check on this machine that every bit is right
+	rm -rf $(DEMO) && mkdir -p $(DEMO) && cp $(DIGITS)/digits.onnx $(DEMO)/model.onnx
+	cd $(DEMO) && clio-cc compile model.onnx --target gap8
+	cd $(DEMO) && clio-cc profile
+	cd $(DEMO) && clio-cc plan --bandwidth 50k:2M
+	cd $(DEMO) && for board in gap8 stm32f7 nrf5340; do \
+	    clio-cc compile model.onnx --target $$board --calibration $(DIGITS)/digits-calibration.npz --out clio-out-$$board && \
+	    clio-cc verify clio-out-$$board --board host || exit 1; \
+	done
+
+check: env ## Run ruff and mypy
+	ruff format --check .
+	ruff check .
+	mypy
+
+test: env tools check ## Run all checks and tests, cross compilers and emulators included
+	pytest -n 2
+
+tools: ## Install cross compilers and emulators, or name those that are missing
+	@.ci/tools
+
+bench: env tools ## Run the benchmarks
+	@for script in benchmarks/*.py; do echo "$$script"; python "$$script" || exit 1; done
+
+lock: ## Write requirements.lock anew (make lock UPGRADE=--upgrade for newer versions)
+	$(PYTHON) -m venv build/uv
+	build/uv/bin/python -m pip install --quiet uv==$(UV_VERSION)
+	build/uv/bin/uv pip compile pyproject.toml --extra dev --universal --generate-hashes --no-annotate --no-emit-index-url \
+	    --quiet --custom-compile-command "make lock" --output-file requirements.lock $(UPGRADE)
+
+clean: ## Remove everything that the other targets made
+	rm -rf build dist $(VENV) *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
