@@ -8,7 +8,7 @@ The packed-call ABI that ``tvm.compile(..., target="c")`` wraps around every fun
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -32,18 +32,23 @@ class Builder:
 
 
 @contextmanager
-def prim_func(*parameters: tuple[tuple[int, ...], str]) -> Iterator[Builder]:
-    """Open a PrimFunc with the parameters (shape, dtype), named ``p0, p1, …`` so that C keeps their order."""
+def prim_func_of(*parameters: tuple[str, tuple[int, ...], str], offset_factor: int = 0) -> Iterator[Builder]:
+    """Open a PrimFunc with the parameters (name, shape, dtype); an intrinsic's buffers need ``offset_factor=1``."""
     with IRBuilder() as ir:
         with T.prim_func(s_tir=True):
             T.func_name(NAME)
-            width = len(str(len(parameters) - 1))  # the printer sorts by name: p00 … p10
-            names = [f"p{i:0{width}}" for i in range(len(parameters))]
-            buffers = [T.arg(n, T.buffer(s, d)) for n, (s, d) in zip(names, parameters, strict=True)]
-            builder = Builder(buffers)
+            builder = Builder([T.arg(n, T.buffer(s, d, offset_factor=offset_factor)) for n, s, d in parameters])
             with T.sblock("root"):
                 yield builder
         builder.func = ir.get()
+
+
+@contextmanager
+def prim_func(*parameters: tuple[tuple[int, ...], str]) -> Iterator[Builder]:
+    """Open a PrimFunc with the parameters (shape, dtype), named ``p0, p1, …``: TVM prints them sorted by name."""
+    assert len(parameters) <= 10, "p10 would sort before p2"
+    with prim_func_of(*((f"p{i}", shape, dtype) for i, (shape, dtype) in enumerate(parameters))) as builder:
+        yield builder
 
 
 def store(buffer: Any, value: Any, *index: Any) -> None:
@@ -147,7 +152,7 @@ def _clean(source: str, name: str) -> str:
 
 def _const_unless_written(parameter: str, body: str) -> str:
     pointer, variable = parameter.rsplit(" ", 1)
-    written = re.search(rf"\b{variable}\[[^;]*\] = |clio_\w+\(\(&\({variable}\[", body)
+    written = re.search(rf"^\s*{variable}\[.*\] = |clio_\w+\(\(&\({variable}\[", body, re.MULTILINE)
     return f"{pointer} {variable}" if written else f"const {pointer} {variable}"
 
 
@@ -161,24 +166,32 @@ def loop(extent: Any, start: Any = 0) -> Iterator[Any]:
         yield variable
 
 
-def window(position: Any, taps: int, stride: int, dilation: int, pad: int, size: int) -> tuple[Any, Any, Any]:
-    """Return (first input coordinate, first tap, number of taps inside) for an output coordinate along one axis.
+def window(position: Any, outputs: int, taps: int, stride: int, dilation: int, pad: int, size: int) -> tuple[Any, Any, Any]:
+    """Return (first input coordinate, first tap, number of taps inside) for output `position` along one axis.
 
-    The first coordinate belongs to the first tap inside. Constant where padding cannot matter.
+    The first coordinate belongs to the first tap inside; the number may be 0. Plain constants where no output position has a
+    tap in the padding.
     """
     origin = position * stride - pad
-    if pad == 0 and not _reaches_beyond(taps, stride, dilation, size):
+    if pad == 0 and (outputs - 1) * stride + dilation * (taps - 1) < size:
         return origin, 0, taps
-    first = T.max(0, (dilation - 1 - origin) // dilation) if dilation > 1 else T.max(0, -origin)
-    beyond = T.max(0, (size - origin + dilation - 1) // dilation) if dilation > 1 else size - origin
-    return origin + first * dilation, first, T.min(taps, beyond) - first
+    if dilation == 1:
+        first, beyond = T.max(0, -origin), T.min(taps, size - origin)
+    else:
+        first = T.max(0, -origin + dilation - 1) // dilation
+        beyond = T.min(taps, T.max(0, size - origin + dilation - 1) // dilation)
+    return origin + first * dilation, first, T.max(0, beyond - first)
 
 
-def _reaches_beyond(taps: int, stride: int, dilation: int, size: int) -> bool:
-    outputs = (size - (dilation * (taps - 1) + 1)) // stride + 1
-    return (outputs - 1) * stride + dilation * (taps - 1) >= size
+def inside(tap: Any, first: Any, count: Any) -> Any:
+    """Return whether `tap` is one of `count` taps from `first`; True where that is known now."""
+    if isinstance(first, int):
+        return True
+    return T.And(tap >= first, tap < first + count)
 
 
-def unrolled(values: Sequence[Any]) -> Iterator[tuple[int, Any]]:
-    """Enumerate at construction time, for code that is to stand in full."""
-    return iter(enumerate(values))
+def both(a: Any, b: Any) -> Any:
+    """Return ``a and b``, either of which may be the constant True."""
+    if a is True or b is True:
+        return b if a is True else a
+    return T.And(a, b)
