@@ -1,7 +1,7 @@
 # `make` alone lists what there is. Everything runs in .venv, made from requirements.lock.
 
 VENV := .venv
-BIN := $(CURDIR)/$(VENV)/bin
+BIN := $(abspath $(VENV))/bin
 PYTHON := $(shell command -v python3.11 || command -v python3)
 UV_VERSION := 0.13.8
 DEMO := build/demo
@@ -41,7 +41,7 @@ check: env ## Run ruff and mypy
 	ruff check .
 	mypy
 
-test: env tools check ## Run all checks and tests, cross compilers and emulators included
+test: tools check ## Run all checks and tests, cross compilers and emulators included
 	pytest -n 2
 
 tools: ## Install cross compilers and emulators, or name those that are missing
