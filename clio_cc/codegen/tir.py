@@ -51,6 +51,13 @@ def prim_func(*parameters: tuple[tuple[int, ...], str]) -> Iterator[Builder]:
         yield builder
 
 
+@contextmanager
+def block() -> Iterator[None]:
+    """Open an opaque block, which statements under a loop must lie in."""
+    with T.sblock("body"):
+        yield
+
+
 def store(buffer: Any, value: Any, *index: Any) -> None:
     """Emit ``buffer[index] = value``."""
     T.buffer_store(buffer, value, list(index))

@@ -1,0 +1,277 @@
+"""Projects: every file in memory until the end, templates with ``@NAME@`` holes, and the glue around a model's C code."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path, PurePosixPath
+from types import MappingProxyType
+
+from clio_cc.errors import ClioError
+from clio_cc.targets import HOST, Board, Memory, Target
+
+_HOLE = re.compile(r"@([A-Z][A-Z0-9_]*)@")
+
+# The C files that the code generator writes; the rest of a device project is glue from here.
+MODEL_SOURCES = ("src/clio_model.c", "src/clio_tables.c", "src/clio_kernels.c")
+TEST_SOURCES = ("test/clio_test.c", "test/clio_vectors.c")
+
+# -O3 is what the reference instruction counts were measured with. The sections let the linker drop what an application
+# does not call, and let sections.ld place the arena.
+CFLAGS = ("-std=c99", "-O3", "-Wall", "-Wextra", "-Werror", "-ffunction-sections", "-fdata-sections")
+LDFLAGS = ("-Wl,--gc-sections",)
+
+# Stack beside clio_run's: start-up, the test firmware and its hooks (under 300 bytes), one exception frame with FPU
+# registers (104 bytes) and its handler.
+FIRMWARE_STACK_BYTES = 1024
+
+
+@dataclass(frozen=True)
+class ProjectFiles:
+    """A folder's files: relative POSIX path → content, sorted by path.
+
+    Raises:
+        ValueError: A path is absolute, leaves the folder, or is both a file and a folder.
+    """
+
+    files: Mapping[str, bytes]
+
+    def __post_init__(self) -> None:
+        for path in self.files:
+            _check_path(path)
+            for parent in PurePosixPath(path).parents:
+                if str(parent) in self.files:
+                    raise ValueError(f"'{parent}' is both a file and a folder")
+        object.__setattr__(self, "files", MappingProxyType(dict(sorted(self.files.items()))))
+
+    def digests(self) -> dict[str, str]:
+        """Path → SHA-256 in hex, sorted by path."""
+        return {path: hashlib.sha256(content).hexdigest() for path, content in self.files.items()}
+
+    def write(self, folder: Path) -> None:
+        """Write all files so that `folder` is either what it was or complete; an older result of clio-cc is replaced.
+
+        Raises:
+            ClioError: `folder` holds something else than a result of clio-cc, or cannot be written.
+        """
+        try:
+            _replace_folder(folder, self.files)
+        except OSError as error:
+            raise ClioError(f"cannot write output folder '{folder}': {error.strerror}") from error
+
+
+def project_files(*groups: Mapping[str, bytes | str]) -> ProjectFiles:
+    """One project from several groups of files; text becomes UTF-8.
+
+    Raises:
+        ValueError: Two groups hold the same path (also if only letter case differs), or a path is not allowed.
+    """
+    files: dict[str, bytes] = {}
+    seen: set[str] = set()
+    for group in groups:
+        for path, content in group.items():
+            if path.lower() in seen:
+                raise ValueError(f"'{path}' is written twice")
+            seen.add(path.lower())
+            files[path] = content.encode() if isinstance(content, str) else content
+    return ProjectFiles(files)
+
+
+def _check_path(path: str) -> None:
+    parts = path.split("/")
+    if "\\" in path or "\0" in path or ":" in path or any(part in ("", ".", "..") for part in parts):
+        raise ValueError(f"'{path}' is not a plain relative path")
+
+
+def _replace_folder(folder: Path, files: Mapping[str, bytes]) -> None:
+    target = folder.resolve()
+    _check_replaceable(folder, target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # Siblings, because a rename is atomic only within one file system; the process id keeps two runs apart.
+    fresh = target.with_name(f".{target.name}.new-{os.getpid()}")
+    stale = target.with_name(f".{target.name}.old-{os.getpid()}")
+    try:
+        for path, content in files.items():
+            file = fresh / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
+        fresh.mkdir(exist_ok=True)  # a project without files
+        if target.exists():
+            target.rename(stale)
+        try:
+            fresh.rename(target)
+        except OSError:
+            if stale.exists():
+                stale.rename(target)
+            raise
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    shutil.rmtree(stale, ignore_errors=True)
+
+
+def _check_replaceable(folder: Path, target: Path) -> None:
+    if target == Path.cwd() or target in Path.cwd().parents:
+        raise ClioError(f"output folder '{folder}' is the current folder or holds it", hint="name a folder below it")
+    if target.exists() and not target.is_dir():
+        raise ClioError(f"output folder '{folder}' is a file", hint="choose another folder with --out")
+    if target.is_dir() and any(target.iterdir()) and not _is_result(target):
+        raise ClioError(
+            f"output folder '{folder}' holds files that clio-cc did not write",
+            hint="choose another folder with --out, or empty this one",
+        )
+
+
+def _is_result(folder: Path) -> bool:
+    try:
+        manifest = json.loads((folder / "manifest.json").read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(manifest, dict) and "schema" in manifest
+
+
+def fill(template: str, holes: Mapping[str, str]) -> str:
+    """The template with every ``@NAME@`` replaced.
+
+    Raises:
+        ValueError: A hole has no value, or a value no hole.
+    """
+    return fill_all({"template": template}, holes)["template"]
+
+
+def fill_all(templates: Mapping[str, str], holes: Mapping[str, str]) -> dict[str, str]:
+    """Several templates with the same holes; each value is used in at least one of them.
+
+    Raises:
+        ValueError: A hole has no value, or a value no hole.
+    """
+    used: set[str] = set()
+    filled: dict[str, str] = {}
+    for name, template in templates.items():
+        found = set(_HOLE.findall(template))
+        unknown = sorted(found - holes.keys())
+        if unknown:
+            raise ValueError(f"{name}: no value for @{unknown[0]}@")
+        used |= found
+        filled[name] = _HOLE.sub(lambda match: holes[match.group(1)], template)
+    unused = sorted(holes.keys() - used)
+    if unused:
+        raise ValueError(f"{', '.join(templates)}: no hole for the value {unused[0]}")
+    return filled
+
+
+def template_text(path: str) -> str:
+    """A template below ``targets/``, e.g. ``runtime/board.h``."""
+    return resources.files("clio_cc.targets").joinpath(path).read_text("utf-8")
+
+
+def device_glue(target: Target, *, model: str, tool: str, arena_bytes: int, stack_bytes: int) -> dict[str, str]:
+    """Everything in a device project that the code generator does not write: boards, test firmware, build files.
+
+    Args:
+        model: Name for comments and the README, one line.
+        tool: Name and version of the generator, e.g. ``clio-cc 0.1.0``.
+        arena_bytes: Size of ``clio_arena``; decides in which region of an emulated board it lies.
+        stack_bytes: Stack that clio_run uses at most, from :func:`clio_cc.toolchain.stack_bytes`.
+
+    Returns:
+        Path relative to ``device/`` → text. Expects the files of `MODEL_SOURCES`, ``include/clio_model.h`` and
+        ``test/clio_vectors.c`` beside it.
+    """
+    boards = [board for board in (HOST, target.emulated, target.firmware) if board is not None]
+    templates = {
+        "test/board.h": "runtime/board.h",
+        "test/clio_test.c": "runtime/clio_test.c",
+        "src/clio_micro.h": target.micro_kernels,
+        "CMakeLists.txt": "runtime/CMakeLists.txt",
+        "Makefile": "runtime/Makefile.in",
+        "README.md": "runtime/README.md",
+        **{f"boards/{board.name}/{file}": template for board in boards for file, template in board.files},
+        **dict(target.files),
+    }
+    holes = {
+        "TOOL": tool,
+        "MODEL": model,
+        "TARGET": target.name,
+        "TARGET_TITLE": target.title,
+        "STACK_BYTES": str(stack_bytes),
+        "FIRMWARE_STACK_BYTES": str(FIRMWARE_STACK_BYTES),
+        "CFLAGS": " ".join(CFLAGS),
+        "LDFLAGS": " ".join(LDFLAGS),
+        "MODEL_SOURCES": " ".join(MODEL_SOURCES),
+        "TEST_SOURCES": " ".join(TEST_SOURCES),
+        "HOST_BOARD": HOST.name,
+        "HOST_SOURCES": " ".join(HOST.sources),
+        **_emulated_holes(target),
+        "FIRMWARE_RULE": _firmware_rule(target),
+        "INTEGRATION": template_text(f"{target.name}/integration.md").strip(),
+    }
+    glue = fill_all({path: template_text(name) for path, name in templates.items()}, holes)
+    for board in boards:
+        if board.memory is not None:
+            glue[f"boards/{board.name}/memory.ld"] = memory_script(board, board.memory, arena_bytes, stack_bytes)
+    return glue
+
+
+def _emulated_holes(target: Target) -> dict[str, str]:
+    board = target.emulated
+    return {
+        "EMULATED_BOARD": board.name,
+        "EMULATED_CORE": board.core,
+        "EMULATED_SOURCES": " ".join(board.sources),
+        "EMULATED_CC": board.compiler.command,
+        "EMULATED_FLAGS": " ".join(board.compiler.flags),
+        "EMULATED_LDFLAGS": " ".join((*board.compiler.link_flags, *script_flags(board))),
+        "QEMU": " ".join((*board.qemu, *board.icount)),
+    }
+
+
+def script_flags(board: Board) -> tuple[str, ...]:
+    """Linker options that select the board's linker script, relative to the device project."""
+    return (f"-Lboards/{board.name}", f"-Tboards/{board.name}/sections.ld") if board.memory is not None else ()
+
+
+def _firmware_rule(target: Target) -> str:
+    board = target.firmware
+    if board is None:
+        return (
+            f"# Needs the vendor's SDK; see boards/{target.name}/Makefile.\n"
+            f"firmware:\n\t$(MAKE) -C boards/{target.name} clean all"
+        )
+    flags = " ".join((*board.compiler.flags, *board.compiler.link_flags, *script_flags(board)))
+    return (
+        f"FIRMWARE_CC ?= {board.compiler.command}\n"
+        f"firmware: build/{board.name}/clio_test.elf\n\n"
+        f"build/{board.name}/clio_test.elf: $(SOURCES) {' '.join(board.sources)} $(HEADERS)\n"
+        "\tmkdir -p $(@D)\n"
+        f"\t$(FIRMWARE_CC) $(CFLAGS) $(TEST_FLAGS) -Iboards/{board.name} {flags} $(LDFLAGS) "
+        "-Wl,-Map=$@.map -o $@ $(filter %.c %.S,$^)"
+    )
+
+
+def memory_script(board: Board, memory: Memory, arena_bytes: int, stack_bytes: int) -> str:
+    """The board's ``memory.ld``: its regions, and which of them hold code, tables, data and the arena."""
+    names = {
+        "CODE": memory.code,
+        "TABLES": memory.tables,
+        "DATA": memory.data,
+        "ARENA": _arena_region(memory, arena_bytes, stack_bytes),
+    }
+    regions = "".join(
+        f"    {region.name} (rwx) : ORIGIN = 0x{region.origin:08x}, LENGTH = {region.length}\n"
+        for region in memory.regions
+    )
+    aliases = "".join(f'REGION_ALIAS("{alias}", {name})\n' for alias, name in names.items())
+    return f"/* Memory of {board.name} ({board.core}). */\nMEMORY\n{{\n{regions}}}\n\n{aliases}"
+
+
+def _arena_region(memory: Memory, arena_bytes: int, stack_bytes: int) -> str:
+    # 4096 for the test firmware's own data. Where no region is large enough the linker says by how much.
+    beside = {memory.data: stack_bytes + FIRMWARE_STACK_BYTES + 4096}
+    fitting = (name for name in memory.arena if arena_bytes + beside.get(name, 0) <= memory.region(name).length)
+    return next(fitting, memory.arena[-1])
