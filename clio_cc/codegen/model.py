@@ -1,0 +1,328 @@
+"""The C files of a Program: kernels, tables, the straight-line ``clio_run`` and its public API, test vectors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from clio_cc import reference
+from clio_cc.arena import Arena, scratch_name
+from clio_cc.codegen.emit import Emitter, c_type
+from clio_cc.operators.base import Kernel, Operator, Tensor
+from clio_cc.program import Program
+from clio_cc.qformat import Int8Array, IntArray, describe_scale
+
+Progress = Callable[[int, int], None]
+
+ALIGNED = """\
+/* Tables and the arena are read by words. */
+#if defined(__GNUC__)
+#define CLIO_ALIGNED __attribute__((aligned(8)))
+#else
+#define CLIO_ALIGNED
+#endif
+"""
+
+
+@dataclass(frozen=True, eq=False)
+class Code:
+    """A Program's operators bound to C functions and tables.
+
+    Attributes:
+        kernels: (C name, kernel, operators that call it), each function once, in order of first use.
+        calls: For every operator the C name of its kernel, None where there is nothing to call.
+        tables: C name → contents; equal contents are stored once.
+        table_names: For every operator the C names of its tables, in parameter order.
+        users: C name of a table → (operator that brought it, role), for the comment.
+    """
+
+    kernels: tuple[tuple[str, Kernel, tuple[Operator, ...]], ...]
+    calls: tuple[str | None, ...]
+    tables: Mapping[str, npt.NDArray[Any]]
+    table_names: tuple[tuple[str, ...], ...]
+    users: Mapping[str, tuple[Operator, str]]
+
+
+def bind(program: Program) -> Code:
+    """Give every distinct kernel and table a C name."""
+    functions: dict[tuple[Any, ...], tuple[str, Kernel, list[Operator]]] = {}
+    names_by_content: dict[tuple[str, bytes], str] = {}
+    tables: dict[str, npt.NDArray[Any]] = {}
+    users: dict[str, tuple[Operator, str]] = {}
+    calls: list[str | None] = []
+    table_names: list[tuple[str, ...]] = []
+    for index, op in enumerate(program.operators):
+        kernel = op.kernel()
+        if kernel is None:
+            calls.append(None)
+            table_names.append(())
+            continue
+        name, _, callers = functions.setdefault(
+            kernel.key, (f"clio_{kernel.key[0].lower()}_{len(functions)}", kernel, [])
+        )
+        callers.append(op)
+        calls.append(name)
+        mine = []
+        for role, values in kernel.tables:
+            content = (str(values.dtype), values.tobytes())
+            if content not in names_by_content:
+                table = names_by_content[content] = f"clio_op{index}_{role}"
+                tables[table], users[table] = values, (op, role)
+            mine.append(names_by_content[content])
+        table_names.append(tuple(mine))
+    kernels = tuple((name, kernel, tuple(callers)) for name, kernel, callers in functions.values())
+    return Code(kernels, tuple(calls), tables, tuple(table_names), users)
+
+
+def device_sources(program: Program, arena: Arena, front_matter: str, progress: Progress | None = None) -> dict[str, str]:
+    """Return path below ``device/`` → text of the files that depend on the Program, test vectors apart.
+
+    `front_matter` says tool, command and model digest in every file's first comment; `progress` is told (done, of)
+    as kernels are generated.
+    """
+    code = bind(program)
+    kernels_c, kernels_h = _kernels(code, front_matter, progress)
+    tables_c, tables_h = _tables(code, front_matter)
+    return {
+        "include/clio_model.h": _header(program, arena, front_matter),
+        "src/clio_model.c": _model(program, arena, code, front_matter),
+        "src/clio_kernels.c": kernels_c,
+        "src/clio_kernels.h": kernels_h,
+        "src/clio_tables.c": tables_c,
+        "src/clio_tables.h": tables_h,
+    }
+
+
+def describe(op: Operator) -> str:
+    """Return an operator in one line, for comments: node, kind, shapes, Q-formats."""
+    inputs = ", ".join(_describe_tensor(t) for t in op.inputs)
+    return f"{op.name}: {op.kind} {inputs} -> {_describe_tensor(op.output)}"
+
+
+def _describe_tensor(tensor: Tensor) -> str:
+    return f"{'x'.join(map(str, tensor.shape))} {describe_scale(tensor.scale)}"
+
+
+def _kernels(code: Code, front_matter: str, progress: Progress | None) -> tuple[str, str]:
+    from clio_cc.codegen.tir import to_c
+
+    source, header = Emitter(), Emitter()
+    source.comment(f"{front_matter}\nKernels: TIR scheduled for each shape, printed by TVM's C generator.")
+    source.lines('#include "clio_kernels.h"\n\n#include "clio_micro.h"')
+    header.comment(front_matter)
+    header.lines("#ifndef CLIO_KERNELS_H\n#define CLIO_KERNELS_H\n\n#include <stdint.h>\n")
+    for number, (name, kernel, callers) in enumerate(code.kernels):
+        definition = to_c(kernel.build(), name)
+        source.line()
+        source.comment("\n".join(describe(op) for op in callers))
+        source.lines(_unused_parameters_named(definition))
+        header.line(definition.split(" {\n", 1)[0] + ";")
+        if progress is not None:
+            progress(number + 1, len(code.kernels))
+    header.lines("\n#endif")
+    return source.text(), header.text()
+
+
+def _unused_parameters_named(definition: str) -> str:
+    """Mark parameters that a kernel happens not to read, so that -Wextra stays silent."""
+    signature, body = definition.split(" {\n", 1)
+    names = re.findall(r"(\w+)[,)]", signature.split("(", 1)[1])
+    unused = "".join(f"  (void){name};\n" for name in names if not re.search(rf"\b{name}\b", body))
+    return f"{signature} {{\n{unused}{body}"
+
+
+def _tables(code: Code, front_matter: str) -> tuple[str, str]:
+    source, header = Emitter(), Emitter()
+    source.comment(f"{front_matter}\nConstant tables, all const: they stay in flash.")
+    source.lines('#include "clio_tables.h"')
+    header.comment(front_matter)
+    header.lines(f"#ifndef CLIO_TABLES_H\n#define CLIO_TABLES_H\n\n#include <stdint.h>\n\n{ALIGNED}")
+    for name, values in code.tables.items():
+        declaration = f"const {c_type(values.dtype)} {name}[{values.size}]"
+        op, role = code.users[name]
+        source.line()
+        source.comment(f"{role} of {describe(op)}")
+        source.array(f"{declaration} CLIO_ALIGNED", values)
+        header.line(f"extern {declaration};")
+    header.lines("\n#endif")
+    return source.text(), header.text()
+
+
+def _header(program: Program, arena: Arena, front_matter: str) -> str:
+    tensors = program.tensors
+    outputs = [tensors[name] for name in program.outputs]
+    out = Emitter()
+    out.comment(
+        f"{front_matter}\n\n"
+        "One model per image. Write each input, run, read the outputs; nothing is allocated, nothing is reentrant.\n"
+        "Tensors are int8, zero point 0: real value = q * scale. Images are (height, width, channels)."
+    )
+    out.lines("#ifndef CLIO_MODEL_H\n#define CLIO_MODEL_H\n\n#include <stdint.h>\n")
+    out.line(f"#define CLIO_INPUTS {len(program.inputs)}")
+    out.line(f"#define CLIO_OUTPUTS {len(outputs)}")
+    out.line(f"#define CLIO_OPS {len(program.operators)}")
+    out.line(f"#define CLIO_ARENA_BYTES {arena.bytes}")
+    for role, group in (("INPUT", program.inputs), ("OUTPUT", outputs)):
+        for index, tensor in enumerate(group):
+            out.line()
+            out.comment(f"{role.lower()} {index}: {tensor.name}, {_describe_tensor(tensor)}")
+            out.line(f"#define CLIO_{role}{index}_BYTES {tensor.bytes}")
+    out.lines(
+        """
+/* Where to write input `index` before every clio_run: its bytes are reused during the run. Null beyond the last. */
+int8_t *clio_input(uint32_t index);
+uint32_t clio_input_bytes(uint32_t index);
+
+/* Runs the device's half once. */
+void clio_run(void);
+
+/* Output `index`, valid until the next clio_run or write to an input. Null beyond the last. */
+const int8_t *clio_output(uint32_t index);
+uint32_t clio_output_bytes(uint32_t index);
+"""
+    )
+    for tap_index, tap in enumerate(program.taps):
+        out.comment(f"partition point {tap.partition}: {tap.units} units of {tap.unit_bytes} bytes")
+        out.line(f"#define CLIO_TAP{tap_index}_UNITS {tap.units}")
+        out.line(f"#define CLIO_TAP{tap_index}_UNIT_BYTES {tap.unit_bytes}")
+    if program.taps:
+        out.lines(
+            """
+/* Copies unit `unit` of partition point `tap` (one channel, row by row) to `to`: what the cloud's half takes.
+ * Does nothing beyond the last. */
+void clio_unit(uint32_t tap, uint32_t unit, int8_t *to);
+"""
+        )
+    out.lines(
+        """
+#ifdef CLIO_OP_HOOK
+/* Yours, with -DCLIO_OP_HOOK: called before and after every operator, for timing and for comparing with the reference. */
+void clio_op_begin(uint32_t op);
+void clio_op_end(uint32_t op, const int8_t *output, uint32_t bytes);
+#endif
+
+#endif"""
+    )
+    return out.text()
+
+
+def _model(program: Program, arena: Arena, code: Code, front_matter: str) -> str:
+    tensors, out = program.tensors, Emitter()
+    out.comment(f"{front_matter}\nThe arena and the straight line through the operators.")
+    out.lines(
+        """#include "clio_model.h"
+
+#include "clio_kernels.h"
+#include "clio_tables.h"
+
+/* A board may say where the arena goes, e.g. -DCLIO_ARENA_ATTRIBUTE='__attribute__((section(".fast")))'. */
+#ifndef CLIO_ARENA_ATTRIBUTE
+#define CLIO_ARENA_ATTRIBUTE
+#endif
+
+#ifdef CLIO_OP_HOOK
+#define CLIO_BEGIN(op) clio_op_begin(op)
+#define CLIO_END(op, output, bytes) clio_op_end(op, output, bytes)
+#else
+#define CLIO_BEGIN(op) ((void)0)
+#define CLIO_END(op, output, bytes) ((void)0)
+#endif
+"""
+    )
+    out.line("static int8_t clio_arena[CLIO_ARENA_BYTES] CLIO_ALIGNED CLIO_ARENA_ATTRIBUTE;")
+    out.line()
+    with out.block("void clio_run(void) {"):
+        for index, op in enumerate(program.operators):
+            _call(out, index, op, arena, code)
+    outputs = [tensors[name] for name in program.outputs]
+    _accessors(out, "input", "int8_t *", program.inputs, arena)
+    _accessors(out, "output", "const int8_t *", outputs, arena)
+    if program.taps:
+        _unit(out, program, arena)
+    return out.text()
+
+
+def _call(out: Emitter, index: int, op: Operator, arena: Arena, code: Code) -> None:
+    out.comment(f"{index} {describe(op)}")
+    name, kernel = code.calls[index], op.kernel()
+    place = f"clio_arena + {arena.offsets[op.output.name]}"
+    out.line(f"CLIO_BEGIN({index});")
+    if name is not None and kernel is not None:
+        arguments = [f"clio_arena + {arena.offsets[t.name]}" for t in op.inputs]
+        arguments += code.table_names[index]
+        if kernel.scratch_bytes:
+            arguments.append(f"(int16_t *)(void *)(clio_arena + {arena.offsets[scratch_name(op)]})")
+        out.line(f"{name}({', '.join([*arguments, place])});")
+    out.line(f"CLIO_END({index}, {place}, {op.output.bytes});")
+
+
+def _accessors(out: Emitter, role: str, pointer: str, tensors: Sequence[Tensor], arena: Arena) -> None:
+    out.line()
+    with out.block(f"{pointer}clio_{role}(uint32_t index) {{"), out.block("switch (index) {"):
+        for index, tensor in enumerate(tensors):
+            out.line(f"case {index}: return clio_arena + {arena.offsets[tensor.name]};")
+        out.line("default: return 0;")
+    out.line()
+    with out.block(f"uint32_t clio_{role}_bytes(uint32_t index) {{"), out.block("switch (index) {"):
+        for index, tensor in enumerate(tensors):
+            out.line(f"case {index}: return {tensor.bytes};")
+        out.line("default: return 0;")
+
+
+def _unit(out: Emitter, program: Program, arena: Arena) -> None:
+    out.line()
+    with out.block("void clio_unit(uint32_t tap, uint32_t unit, int8_t *to) {"):
+        out.line("const int8_t *from;")
+        out.line("uint32_t i, bytes, units;")
+        with out.block("switch (tap) {"):
+            for index, tap in enumerate(program.taps):
+                place = f"clio_arena + {arena.offsets[tap.tensor]}"
+                out.line(f"case {index}: from = {place}; units = {tap.units}; bytes = {tap.unit_bytes}; break;")
+            out.line("default: return;")
+        with out.block("for (i = 0; i < bytes && unit < units; i++) {"):
+            out.line("to[i] = from[i * units + unit];")
+
+
+def fnv1a(values: Int8Array) -> int:
+    """Return the FNV-1a 32 hash of an int8 array's bytes, as the test firmware computes it."""
+    value = 2166136261
+    for byte in values.tobytes():
+        value = ((value ^ byte) * 16777619) & 0xFFFFFFFF
+    return value
+
+
+def expected_hashes(program: Program, inputs: Sequence[Int8Array]) -> npt.NDArray[np.uint32]:
+    """Return ``[vectors, operators]``: the hash of every operator's output, by the reference interpreter."""
+    columns = [_hashes(value) for _, value in reference.walk(program, inputs)]
+    return np.stack(columns, axis=1) if columns else np.zeros((len(inputs[0]), 0), np.uint32)
+
+
+def _hashes(batch: Int8Array) -> npt.NDArray[np.uint32]:
+    """FNV-1a of every element of a batch, computed side by side."""
+    flat = np.ascontiguousarray(batch).reshape(len(batch), -1).view(np.uint8)
+    value = np.full(len(batch), 2166136261, np.uint32)
+    for column in flat.T:
+        value = (value ^ column) * np.uint32(16777619)
+    return value
+
+
+def vectors_source(program: Program, inputs: Sequence[Int8Array], front_matter: str) -> str:
+    """Return ``test/clio_vectors.c`` for a batch of int8 inputs (``[vectors, *shape]`` each)."""
+    count = len(inputs[0])
+    flat = np.concatenate([value.reshape(count, -1) for value in inputs], axis=1)
+    hashes: IntArray = expected_hashes(program, inputs)
+    out = Emitter()
+    out.comment(f"{front_matter}\nTest vectors: inputs, and the hash of every operator's output by the reference.")
+    out.lines("#include <stdint.h>\n")
+    for declaration in ("uint32_t clio_vector_count", "int8_t clio_vectors[]", "uint32_t clio_expected[]"):
+        out.line(f"extern const {declaration};")
+    out.line()
+    out.line(f"const uint32_t clio_vector_count = {count};")
+    out.array(f"const int8_t clio_vectors[{flat.size}]", flat)
+    out.array(f"const uint32_t clio_expected[{hashes.size}]", hashes)
+    return out.text()
