@@ -1,4 +1,4 @@
-"""Projects: every file in memory until the end, templates with ``@NAME@`` holes, and the glue around a model's C code."""
+"""Projects: files in memory until the end, templates with ``@NAME@`` holes, and the glue around a model's C."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _HOLE = re.compile(r"@([A-Z][A-Z0-9_]*)@")
 MODEL_SOURCES = ("src/clio_model.c", "src/clio_tables.c", "src/clio_kernels.c")
 TEST_SOURCES = ("test/clio_test.c", "test/clio_vectors.c")
 
-# -O3 is what the reference instruction counts were measured with. The sections let the linker drop what an application
-# does not call, and let sections.ld place the arena.
+# -O3 is what the reference instruction counts were measured with. The sections let the linker drop what an
+# application does not call, and let sections.ld place the arena.
 CFLAGS = ("-std=c99", "-O3", "-Wall", "-Wextra", "-Werror", "-ffunction-sections", "-fdata-sections")
 LDFLAGS = ("-Wl,--gc-sections",)
 
-# Stack beside clio_run's: start-up, the test firmware and its hooks (under 300 bytes), one exception frame with FPU
-# registers (104 bytes) and its handler.
+# Stack beside clio_run's: start-up, the test firmware and its hooks (under 300 bytes), one exception frame with
+# FPU registers (104 bytes) and its handler.
 FIRMWARE_STACK_BYTES = 1024
 
 
@@ -55,7 +55,7 @@ class ProjectFiles:
         return {path: hashlib.sha256(content).hexdigest() for path, content in self.files.items()}
 
     def write(self, folder: Path) -> None:
-        """Write all files so that `folder` is either what it was or complete; an older result of clio-cc is replaced.
+        """Write all files: `folder` is either what it was or complete. An older result of clio-cc is replaced.
 
         Raises:
             ClioError: `folder` holds something else than a result of clio-cc, or cannot be written.
@@ -70,7 +70,7 @@ def project_files(*groups: Mapping[str, bytes | str]) -> ProjectFiles:
     """One project from several groups of files; text becomes UTF-8.
 
     Raises:
-        ValueError: Two groups hold the same path (also if only letter case differs), or a path is not allowed.
+        ValueError: Two groups hold the same path (letter case does not count), or a path is not allowed.
     """
     files: dict[str, bytes] = {}
     seen: set[str] = set()
@@ -117,7 +117,9 @@ def _replace_folder(folder: Path, files: Mapping[str, bytes]) -> None:
 
 def _check_replaceable(folder: Path, target: Path) -> None:
     if target == Path.cwd() or target in Path.cwd().parents:
-        raise ClioError(f"output folder '{folder}' is the current folder or holds it", hint="name a folder below it")
+        raise ClioError(
+            f"output folder '{folder}' is the current folder or holds it", hint="name a folder below it"
+        )
     if target.exists() and not target.is_dir():
         raise ClioError(f"output folder '{folder}' is a file", hint="choose another folder with --out")
     if target.is_dir() and any(target.iterdir()) and not _is_result(target):
@@ -170,8 +172,10 @@ def template_text(path: str) -> str:
     return resources.files("clio_cc.targets").joinpath(path).read_text("utf-8")
 
 
-def device_glue(target: Target, *, model: str, tool: str, arena_bytes: int, stack_bytes: int) -> dict[str, str]:
-    """Everything in a device project that the code generator does not write: boards, test firmware, build files.
+def device_glue(
+    target: Target, *, model: str, tool: str, arena_bytes: int, stack_bytes: int
+) -> dict[str, str]:
+    """What the code generator does not write of a device project: boards, test firmware, build files.
 
     Args:
         model: Name for comments and the README, one line.
@@ -180,41 +184,43 @@ def device_glue(target: Target, *, model: str, tool: str, arena_bytes: int, stac
         stack_bytes: Stack that clio_run uses at most, from :func:`clio_cc.toolchain.stack_bytes`.
 
     Returns:
-        Path relative to ``device/`` → text. Expects the files of `MODEL_SOURCES`, ``include/clio_model.h`` and
-        ``test/clio_vectors.c`` beside it.
+        Path relative to ``device/`` → text. Beside it belong the files of `MODEL_SOURCES`,
+        ``include/clio_model.h`` and ``test/clio_vectors.c``.
     """
-    boards = [board for board in (HOST, target.emulated, target.firmware) if board is not None]
+    boards: list[Board] = [board for board in (HOST, target.emulated, target.firmware) if board is not None]
     templates = {
         "test/board.h": "runtime/board.h",
         "test/clio_test.c": "runtime/clio_test.c",
         "src/clio_micro.h": target.micro_kernels,
         "CMakeLists.txt": "runtime/CMakeLists.txt",
         "Makefile": "runtime/Makefile.in",
-        "README.md": "runtime/README.md",
         **{f"boards/{board.name}/{file}": template for board in boards for file, template in board.files},
         **dict(target.files),
     }
     holes = {
         "TOOL": tool,
         "MODEL": model,
-        "TARGET": target.name,
         "TARGET_TITLE": target.title,
         "STACK_BYTES": str(stack_bytes),
-        "FIRMWARE_STACK_BYTES": str(FIRMWARE_STACK_BYTES),
+        "MAIN_STACK_BYTES": str(stack_bytes + FIRMWARE_STACK_BYTES),
         "CFLAGS": " ".join(CFLAGS),
         "LDFLAGS": " ".join(LDFLAGS),
         "MODEL_SOURCES": " ".join(MODEL_SOURCES),
         "TEST_SOURCES": " ".join(TEST_SOURCES),
-        "HOST_BOARD": HOST.name,
         "HOST_SOURCES": " ".join(HOST.sources),
         **_emulated_holes(target),
         "FIRMWARE_RULE": _firmware_rule(target),
-        "INTEGRATION": template_text(f"{target.name}/integration.md").strip(),
     }
-    glue = fill_all({path: template_text(name) for path, name in templates.items()}, holes)
+    texts = {path: template_text(name) for path, name in templates.items()}
+    texts["README.md"] = (
+        template_text("runtime/README.md") + "\n" + template_text(f"{target.name}/integration.md")
+    )
+    glue = fill_all(texts, holes)
     for board in boards:
         if board.memory is not None:
-            glue[f"boards/{board.name}/memory.ld"] = memory_script(board, board.memory, arena_bytes, stack_bytes)
+            glue[f"boards/{board.name}/memory.ld"] = memory_script(
+                board, board.memory, arena_bytes, stack_bytes
+            )
     return glue
 
 
@@ -233,7 +239,9 @@ def _emulated_holes(target: Target) -> dict[str, str]:
 
 def script_flags(board: Board) -> tuple[str, ...]:
     """Linker options that select the board's linker script, relative to the device project."""
-    return (f"-Lboards/{board.name}", f"-Tboards/{board.name}/sections.ld") if board.memory is not None else ()
+    return (
+        (f"-Lboards/{board.name}", f"-Tboards/{board.name}/sections.ld") if board.memory is not None else ()
+    )
 
 
 def _firmware_rule(target: Target) -> str:
@@ -273,5 +281,7 @@ def memory_script(board: Board, memory: Memory, arena_bytes: int, stack_bytes: i
 def _arena_region(memory: Memory, arena_bytes: int, stack_bytes: int) -> str:
     # 4096 for the test firmware's own data. Where no region is large enough the linker says by how much.
     beside = {memory.data: stack_bytes + FIRMWARE_STACK_BYTES + 4096}
-    fitting = (name for name in memory.arena if arena_bytes + beside.get(name, 0) <= memory.region(name).length)
+    fitting = (
+        name for name in memory.arena if arena_bytes + beside.get(name, 0) <= memory.region(name).length
+    )
     return next(fitting, memory.arena[-1])

@@ -1,0 +1,65 @@
+/* Output by semihosting, exit code likewise; the counter is the board's (board_config.h). */
+#include "board.h"
+
+#include "board_config.h"
+
+#define SYS_WRITE0 0x04u
+#define SYS_EXIT 0x18u
+#define STOPPED_RUN_TIME_ERROR 0x20023u
+#define STOPPED_APPLICATION_EXIT 0x20026u
+
+/* A semihosting call stops the core: few long strings instead of many short ones. */
+static char pending[1024];
+static uint32_t pending_count;
+
+static void semihost(uint32_t operation, const void *argument) {
+    register uint32_t r0 __asm__("r0") = operation;
+    register const void *r1 __asm__("r1") = argument;
+    if (board_has_debugger()) {
+        __asm__ volatile("bkpt 0xab" : "+r"(r0) : "r"(r1) : "memory");
+    }
+}
+
+static void flush(void) {
+    pending[pending_count] = '\0';
+    if (pending_count != 0u) {
+        semihost(SYS_WRITE0, pending);
+    }
+    pending_count = 0;
+}
+
+void board_init(void) {
+    counter_start();
+}
+
+void board_puts(const char *text) {
+    while (*text != '\0') {
+        if (pending_count == sizeof pending - 1u) {
+            flush();
+        }
+        pending[pending_count++] = *text++;
+    }
+}
+
+uint32_t board_counter(void) {
+    return counter_read();
+}
+
+uint32_t board_instructions(uint32_t from, uint32_t to) {
+    return counter_instructions(from, to);
+}
+
+void board_exit(int code) {
+    flush();
+    semihost(SYS_EXIT, (const void *)(uintptr_t)(code == 0 ? STOPPED_APPLICATION_EXIT : STOPPED_RUN_TIME_ERROR));
+    for (;;) {
+        __asm__ volatile("wfi");
+    }
+}
+
+void board_fault(const char *reason) {
+    board_puts("FAULT ");
+    board_puts(reason);
+    board_puts("\n");
+    board_exit(1);
+}

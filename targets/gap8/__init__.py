@@ -1,0 +1,29 @@
+"""GAP8 of GreenWaves; the code runs on the fabric controller."""
+
+from __future__ import annotations
+
+from clio_cc.targets.emulated import VIRT_RV32
+from clio_cc.targets.facts import Figure, Target
+
+GAP8 = Target(
+    name="gap8",
+    title="GAP8, 8 + 1 RI5CY cores",
+    core="RI5CY (RV32IMC + Xpulp)",
+    clock_hz=Figure(175e6, "GreenWaves, GAP8: cluster up to 175 MHz at 1.2 V"),
+    ram_bytes=Figure(512 << 10, "GreenWaves, GAP8: L2, which holds code, data and heap"),
+    flash_bytes=Figure(64 << 20, "GreenWaves, GAPuino: HyperFlash"),
+    runs_from_ram=True,
+    power_mw=Figure(
+        50,
+        "CLIO (MobiCom'20): 50 mW at 150 MHz; FLEET: 16.4 mW at 175 MHz; the vendor's fps x mJ: about 100 mW",
+    ),
+    macs_per_s=Figure(
+        525e6, "CLIO (MobiCom'20): 525 MMAC/s on MobileNetV2, 8 cores, 3.0 MAC per cycle at 175 MHz"
+    ),
+    micro_kernels="gap8/clio_micro.h",
+    emulated=VIRT_RV32,
+    files=(
+        ("boards/gap8/Makefile", "gap8/Makefile"),
+        ("boards/gap8/main.c", "gap8/main.c"),
+    ),
+)

@@ -1,0 +1,204 @@
+/* Test firmware: runs every test vector and reports what the model computed. One text for host, emulated and real boards.
+ *
+ *   OP <vector> <op> <hash> <instructions>   with CLIO_OP_HOOK; FNV-1a 32 of the op's output, hashing not counted
+ *   DUMP <vector> <op> <bytes in hex>        with CLIO_TEST_DUMP_OP=<op>, for that op
+ *   OUT <vector> <output> <bytes in hex>
+ *   STACK <bytes>                            most stack used by clio_run; hooks may add up to their own frame
+ *   DONE <mismatches>                        op outputs that differ from clio_expected; exit code 1 if any
+ *
+ * Without CLIO_OP_HOOK there are no op outputs to compare: DONE 0 then says only that the firmware came to its end. */
+#include <string.h>
+
+#include "board.h"
+#include "clio_model.h"
+
+#if defined(CLIO_TEST_DUMP_OP) && !defined(CLIO_OP_HOOK)
+#error "CLIO_TEST_DUMP_OP needs CLIO_OP_HOOK"
+#endif
+
+/* test/clio_vectors.c: inputs, vector after vector, and CLIO_OPS hashes for each vector. */
+extern const uint32_t clio_vector_count;
+extern const int8_t clio_vectors[];
+extern const uint32_t clio_expected[];
+
+int clio_test(void);
+
+static uint32_t stack_floor; /* stack in use before clio_run is called */
+static uint32_t stack_most;
+
+static void put_number(uint32_t value) {
+    static char text[11]; /* static, like all buffers here, to keep the hooks' share of the stack small */
+    char *at = text + sizeof text - 1;
+    *at = '\0';
+    do {
+        *--at = (char)('0' + value % 10u);
+        value /= 10u;
+    } while (value != 0u);
+    board_puts(" ");
+    board_puts(at);
+}
+
+static void put_hex(const int8_t *bytes, uint32_t count) {
+    static const char digits[] = "0123456789abcdef";
+    static char text[65];
+    board_puts(" ");
+    while (count != 0u) {
+        const uint32_t part = count < 32u ? count : 32u;
+        uint32_t i;
+        for (i = 0; i < part; i++) {
+            const uint32_t byte = (uint32_t)bytes[i] & 0xffu;
+            text[2u * i] = digits[byte >> 4];
+            text[2u * i + 1u] = digits[byte & 15u];
+        }
+        text[2u * part] = '\0';
+        board_puts(text);
+        bytes += part;
+        count -= part;
+    }
+}
+
+static void note_stack(void) {
+    const uint32_t used = board_stack_used();
+    if (used > stack_floor && used - stack_floor > stack_most) {
+        stack_most = used - stack_floor;
+    }
+}
+
+#ifdef CLIO_OP_HOOK
+
+/* Passed instead of an operator's index: measure what the hooks themselves cost between their two counter readings. */
+#define CALIBRATE 0xffffffffu
+
+static uint32_t vector_index;
+static uint32_t mismatches;
+static uint32_t op_started;
+static uint32_t hook_cost;
+
+static uint32_t fnv1a(const int8_t *bytes, uint32_t count) {
+    uint32_t hash = 2166136261u;
+    uint32_t i;
+    for (i = 0; i < count; i++) {
+        hash = (hash ^ ((uint32_t)bytes[i] & 0xffu)) * 16777619u;
+    }
+    return hash;
+}
+
+static void put_hash(uint32_t hash) {
+    int8_t bytes[4];
+    uint32_t i;
+    for (i = 0; i < 4u; i++) {
+        const uint32_t byte = (hash >> (24u - 8u * i)) & 0xffu;
+        bytes[i] = (int8_t)(byte < 128u ? (int32_t)byte : (int32_t)byte - 256);
+    }
+    put_hex(bytes, 4);
+}
+
+static void report_op(uint32_t op, const int8_t *output, uint32_t bytes, uint32_t instructions) {
+    const uint32_t hash = fnv1a(output, bytes);
+    if (hash != clio_expected[vector_index * (uint32_t)CLIO_OPS + op]) {
+        mismatches++;
+    }
+    board_puts("OP");
+    put_number(vector_index);
+    put_number(op);
+    put_hash(hash);
+    put_number(instructions);
+    board_puts("\n");
+#ifdef CLIO_TEST_DUMP_OP
+    if (op == (uint32_t)(CLIO_TEST_DUMP_OP)) {
+        board_puts("DUMP");
+        put_number(vector_index);
+        put_number(op);
+        put_hex(output, bytes);
+        board_puts("\n");
+    }
+#endif
+}
+
+void clio_op_begin(uint32_t op) {
+    (void)op;
+    op_started = board_counter();
+}
+
+void clio_op_end(uint32_t op, const int8_t *output, uint32_t bytes) {
+    const uint32_t spent = board_instructions(op_started, board_counter());
+    if (op == CALIBRATE) {
+        hook_cost = spent;
+        return;
+    }
+    note_stack();
+    report_op(op, output, bytes, spent > hook_cost ? spent - hook_cost : 0u);
+    board_stack_paint(); /* or the reporting above would count as the next op's stack */
+}
+
+static void calibrate(void) {
+    clio_op_begin(0);
+    clio_op_end(CALIBRATE, clio_vectors, 0);
+}
+
+#endif
+
+static const int8_t *load_inputs(const int8_t *from) {
+    uint32_t i;
+    for (i = 0; i < (uint32_t)CLIO_INPUTS; i++) {
+        memcpy(clio_input(i), from, clio_input_bytes(i));
+        from += clio_input_bytes(i);
+    }
+    return from;
+}
+
+static void run_painted(void) {
+    board_stack_paint();
+    stack_floor = board_stack_used();
+    clio_run();
+    note_stack();
+}
+
+static void put_outputs(uint32_t vector) {
+    uint32_t i;
+    for (i = 0; i < (uint32_t)CLIO_OUTPUTS; i++) {
+        board_puts("OUT");
+        put_number(vector);
+        put_number(i);
+        put_hex(clio_output(i), clio_output_bytes(i));
+        board_puts("\n");
+    }
+}
+
+/* Everything above in one call; returns the exit code. */
+int clio_test(void) {
+    const int8_t *next = clio_vectors;
+    uint32_t wrong = 0;
+    uint32_t vector;
+#ifdef CLIO_OP_HOOK
+    calibrate();
+#endif
+    for (vector = 0; vector < clio_vector_count; vector++) {
+#ifdef CLIO_OP_HOOK
+        vector_index = vector;
+#endif
+        next = load_inputs(next);
+        run_painted();
+        put_outputs(vector);
+    }
+#ifdef CLIO_OP_HOOK
+    wrong = mismatches;
+#endif
+    board_puts("STACK");
+    put_number(stack_most);
+    board_puts("\nDONE");
+    put_number(wrong);
+    board_puts("\n");
+    return wrong == 0u ? 0 : 1;
+}
+
+/* A board whose system brings its own main calls clio_test itself. */
+#ifndef CLIO_TEST_NO_MAIN
+int main(void) {
+    int code;
+    board_init();
+    code = clio_test();
+    board_exit(code);
+    return code;
+}
+#endif

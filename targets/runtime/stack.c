@@ -1,0 +1,33 @@
+/* Stack painting for bare-metal boards. sections.ld reserves the stack from _stack_limit (lowest) to _stack_top. */
+#include "board.h"
+
+#define PATTERN 0xc5c5c5c5u
+
+extern uint32_t _stack_limit[];
+extern uint32_t _stack_top[];
+
+/* The pointers are volatile lest the compiler turn a loop into a call of memset, which has a stack frame of its own. */
+
+void board_stack_paint(void) {
+    volatile uint32_t *end;
+    volatile uint32_t *at;
+#if defined(__riscv)
+    __asm__ volatile("mv %0, sp" : "=r"(end));
+#else
+    __asm__ volatile("mov %0, sp" : "=r"(end));
+#endif
+    for (at = _stack_limit; at < end; at++) {
+        *at = PATTERN;
+    }
+}
+
+uint32_t board_stack_used(void) {
+    volatile uint32_t *at = _stack_limit;
+    if (*at != PATTERN) {
+        board_fault("stack overflow");
+    }
+    while (at < _stack_top && *at == PATTERN) {
+        at++;
+    }
+    return (uint32_t)((uintptr_t)_stack_top - (uintptr_t)at);
+}
