@@ -1,4 +1,4 @@
-"""Projects: files in memory until the end, templates with ``@NAME@`` holes, and the glue around a model's C."""
+"""Projects: files in memory until the end, templates with ``@NAME@`` holes, the glue around a model's C."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ TEST_SOURCES = ("test/clio_test.c", "test/clio_vectors.c")
 CFLAGS = ("-std=c99", "-O3", "-Wall", "-Wextra", "-Werror", "-ffunction-sections", "-fdata-sections")
 LDFLAGS = ("-Wl,--gc-sections",)
 
-# Stack beside clio_run's: start-up, the test firmware and its hooks (under 300 bytes), one exception frame with
-# FPU registers (104 bytes) and its handler.
+# Stack beside clio_run's: start-up, the test firmware and its hooks (under 300 bytes), one exception frame
+# with FPU registers (104 bytes) and its handler.
 FIRMWARE_STACK_BYTES = 1024
 
 
@@ -55,7 +55,7 @@ class ProjectFiles:
         return {path: hashlib.sha256(content).hexdigest() for path, content in self.files.items()}
 
     def write(self, folder: Path) -> None:
-        """Write all files: `folder` is either what it was or complete. An older result of clio-cc is replaced.
+        """Write all files: `folder` is either what it was or complete; an older result is replaced.
 
         Raises:
             ClioError: `folder` holds something else than a result of clio-cc, or cannot be written.

@@ -1,4 +1,4 @@
-"""Builds a device project with a board's compiler, runs it, reads back what it printed and what was linked."""
+"""Builds a device project with a board's compiler, runs it, reads back what was printed and linked."""
 
 from __future__ import annotations
 
@@ -258,7 +258,7 @@ _KINDS = {
     "COMMON": "bss",
 }
 _MAP_START = "Linker script and memory map"
-# " .text.clio_run\n                0x00000000 0x12 /path/clio_model.o"; a short name has no line break after it.
+# " .text.clio_run\n                0x00000000 0x12 /path/clio_model.o"; a short name has no line break.
 _MAP_LINE = re.compile(r"^ (\.[\w.$-]+|COMMON)\s+0x[0-9a-f]+\s+0x([0-9a-f]+)\s+(\S.*)$", re.MULTILINE)
 
 
@@ -292,8 +292,8 @@ def stack_bytes(device_dir: Path, board: Board, build_dir: Path, entry: str = "c
     """Stack that `entry` uses at most, from the compiler's call graph; hooks not included.
 
     Raises:
-        ClioError: A frame of variable size, recursion, a call through a pointer or of a function that is not in
-            the model.
+        ClioError: A frame of variable size, recursion, a call through a pointer, or a function that is not
+            in the model.
     """
     command = find_tool(board.compiler.command, board.compiler.packages)
     out = build_dir.resolve()

@@ -51,7 +51,7 @@ class Region:
 
 @dataclass(frozen=True)
 class Memory:
-    """Which regions hold what; `arena` lists regions by preference: the first that is large enough is used."""
+    """Which regions hold what; `arena` lists regions by preference, the first large enough is used."""
 
     regions: tuple[Region, ...]
     code: str
@@ -123,7 +123,7 @@ class Target:
         runs_from_ram: Code and tables take their bytes from `ram_bytes` when the program runs.
         power_mw: While computing.
         macs_per_s: Multiply-accumulates per second on a convolutional network, int8.
-        micro_kernels: The C header with the inner loops, below ``targets/``.
+        micro_kernels: C headers with the inner loops → template; ``src/clio_micro.h`` is the one that kernels include.
         emulated: The board that stands for it in tests.
         firmware: The real board, where a stock compiler can link for it; None where the vendor's SDK does.
         files: Further files of the device project → template below ``targets/``.
@@ -138,7 +138,7 @@ class Target:
     runs_from_ram: bool
     power_mw: Figure
     macs_per_s: Figure
-    micro_kernels: str
+    micro_kernels: tuple[tuple[str, str], ...]
     emulated: EmulatedBoard
     firmware: Board | None = None
     files: tuple[tuple[str, str], ...] = ()
@@ -147,5 +147,5 @@ class Target:
         for what in ("clock_hz", "ram_bytes", "flash_bytes"):
             if not float(getattr(self, what).value).is_integer():
                 raise ValueError(f"{self.name}: {what} must be whole")
-        if not self.micro_kernels.endswith(".h"):
-            raise ValueError(f"{self.name}: micro_kernels must be a C header")
+        if "src/clio_micro.h" not in dict(self.micro_kernels):
+            raise ValueError(f"{self.name}: micro_kernels must hold src/clio_micro.h")

@@ -1,4 +1,4 @@
-"""Boards in QEMU that stand for the real ones; memory maps as in QEMU 7.2 (hw/arm/mps2.c, hw/riscv/virt.c)."""
+"""Boards in QEMU that stand for the real ones. Their memory maps and clocks were tried with QEMU 7.2."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ _CMSDK = ("counter_cmsdk.h", "cortex_m/counter_cmsdk.h")
 
 
 def _mps2(code: int, ram: int, psram: int) -> Memory:
-    # Tables go to the 16 MB of PSRAM, because weights and test vectors may exceed the 4 MB of code memory. QEMU
-    # loads them there, and where they lie costs no instruction.
+    # Tables go to the 16 MB of PSRAM: weights and test vectors may exceed the 4 MB of code memory. QEMU loads
+    # them there, and where they lie costs no instruction.
     regions = (Region("FLASH", code, 4 * MIB), Region("RAM", ram, 4 * MIB), Region("PSRAM", psram, 16 * MIB))
     return Memory(regions, code="FLASH", tables="PSRAM", data="RAM", arena=("RAM", "PSRAM"))
 
