@@ -191,11 +191,10 @@ def device_glue(
     templates = {
         "test/board.h": "runtime/board.h",
         "test/clio_test.c": "runtime/clio_test.c",
-        "src/clio_micro.h": target.micro_kernels,
         "CMakeLists.txt": "runtime/CMakeLists.txt",
         "Makefile": "runtime/Makefile.in",
         **{f"boards/{board.name}/{file}": template for board in boards for file, template in board.files},
-        **dict(target.files),
+        **dict((*target.micro_kernels, *target.files)),
     }
     holes = {
         "TOOL": tool,

@@ -123,7 +123,7 @@ class Target:
         runs_from_ram: Code and tables take their bytes from `ram_bytes` when the program runs.
         power_mw: While computing.
         macs_per_s: Multiply-accumulates per second on a convolutional network, int8.
-        micro_kernels: C headers with the inner loops → template; ``src/clio_micro.h`` is the one that kernels include.
+        micro_kernels: C headers with the inner loops → template; kernels include ``src/clio_micro.h``.
         emulated: The board that stands for it in tests.
         firmware: The real board, where a stock compiler can link for it; None where the vendor's SDK does.
         files: Further files of the device project → template below ``targets/``.

@@ -26,6 +26,11 @@ RV32IMC = Compiler(
 # Files that every board without an operating system has; those of a Cortex-M.
 BARE_METAL_FILES = (("sections.ld", "runtime/sections.ld"), ("stack.c", "runtime/stack.c"))
 CORTEX_M_FILES = (*BARE_METAL_FILES, ("startup.c", "cortex_m/startup.c"), ("board.c", "cortex_m/board.c"))
+CORTEX_M_MICRO_KERNELS = (
+    ("src/clio_micro.h", "cortex_m/clio_micro_select.h"),
+    ("src/clio_micro_dsp.h", "cortex_m/clio_micro.h"),
+    ("src/clio_micro_portable.h", "portable/clio_micro.h"),
+)
 _CMSDK = ("counter_cmsdk.h", "cortex_m/counter_cmsdk.h")
 
 

@@ -20,7 +20,7 @@ GAP8 = Target(
     macs_per_s=Figure(
         525e6, "CLIO (MobiCom'20): 525 MMAC/s on MobileNetV2, 8 cores, 3.0 MAC per cycle at 175 MHz"
     ),
-    micro_kernels="portable/clio_micro.h",
+    micro_kernels=(("src/clio_micro.h", "portable/clio_micro.h"),),
     emulated=VIRT_RV32,
     files=(
         ("boards/gap8/Makefile", "gap8/Makefile"),

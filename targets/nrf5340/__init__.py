@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from clio_cc.targets.emulated import CORTEX_M33, CORTEX_M_FILES, MPS2_AN505
+from clio_cc.targets.emulated import CORTEX_M33, CORTEX_M_FILES, CORTEX_M_MICRO_KERNELS, MPS2_AN505
 from clio_cc.targets.facts import Board, Figure, Memory, Region, Target
 
 _FLASH = 1 << 20
@@ -39,7 +39,7 @@ NRF5340 = Target(
         19e6,
         "MLPerf Tiny, nRF5340 at 128 MHz, microTVM with CMSIS-NN: 3.1 to 4.0 cycles per MAC; 64 MHz / 3.4",
     ),
-    micro_kernels="cortex_m/clio_micro.h",
+    micro_kernels=CORTEX_M_MICRO_KERNELS,
     emulated=MPS2_AN505,
     firmware=NRF5340_APPLICATION,
     files=(

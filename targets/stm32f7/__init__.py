@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from clio_cc.targets.emulated import CORTEX_M7, CORTEX_M_FILES, MPS2_AN500
+from clio_cc.targets.emulated import CORTEX_M7, CORTEX_M_FILES, CORTEX_M_MICRO_KERNELS, MPS2_AN500
 from clio_cc.targets.facts import Board, Figure, Memory, Region, Target
 
 _FLASH = 1 << 20
@@ -44,7 +44,7 @@ STM32F7 = Target(
         180e6,
         "MLPerf Tiny, F746 at 216 MHz, Plumerai: ResNet-8 in 62.9 ms is 199 MMAC/s, DS-CNN 150; between them",
     ),
-    micro_kernels="cortex_m/clio_micro.h",
+    micro_kernels=CORTEX_M_MICRO_KERNELS,
     emulated=MPS2_AN500,
     firmware=STM32F746,
 )
