@@ -20,13 +20,16 @@ Attribute = int | float | str | Sequence[int] | Sequence[float]
 
 # One input, one output, same shape, each element on its own: what a pass may move a layout change across.
 UNARY_ELEMENTWISE = frozenset(
-    "Abs Acos Asin Atan Cast Ceil Celu Clip Cos Dropout Elu Erf Exp Floor Gelu HardSigmoid HardSwish Identity LeakyRelu Log Mish "
-    "Neg Reciprocal Relu Round Selu Sigmoid Sign Sin Softplus Softsign Sqrt Swish Tanh ThresholdedRelu".split()
+    (
+        "Abs Acos Asin Atan Cast Ceil Celu Clip Cos Dropout Elu Erf Exp Floor Gelu HardSigmoid HardSwish "
+        "Identity LeakyRelu Log Mish Neg Reciprocal Relu Round Selu Sigmoid Sign Sin Softplus Softsign Sqrt "
+        "Swish Tanh ThresholdedRelu"
+    ).split()
 )
 BROADCASTING = frozenset("Add Sub Mul Div Min Max Sum Mean Pow PRelu".split())
 
 
-# --- values ---------------------------------------------------------------------------------------------------------
+# --- values ---------------------------------------------------------------------------------------
 
 
 def static_shape(value: ir.Value | None) -> tuple[int, ...] | None:
@@ -34,7 +37,9 @@ def static_shape(value: ir.Value | None) -> tuple[int, ...] | None:
     if value is None or value.shape is None:
         return None
     dims = tuple(value.shape)
-    return tuple(int(d) for d in dims if isinstance(d, int)) if all(isinstance(d, int) for d in dims) else None
+    return (
+        tuple(int(d) for d in dims if isinstance(d, int)) if all(isinstance(d, int) for d in dims) else None
+    )
 
 
 def shape(value: ir.Value | None) -> tuple[int, ...]:
@@ -73,6 +78,12 @@ def scalar(value: ir.Value | None) -> float | None:
     return float(array.reshape(())) if array is not None and array.size == 1 else None
 
 
+def integers(value: ir.Value | None) -> list[int] | None:
+    """The contents of an integer constant, flat, else None."""
+    array = constant(value)
+    return [int(n) for n in array.reshape(-1)] if array is not None else None
+
+
 def producer(value: ir.Value | None) -> ir.Node | None:
     """The node that writes the value; None for graph inputs and initializers."""
     return value.producer() if value is not None else None
@@ -84,7 +95,7 @@ def only_consumer(value: ir.Value) -> ir.Node | None:
     return uses[0].node if len(uses) == 1 and not value.is_graph_output() else None
 
 
-# --- nodes ----------------------------------------------------------------------------------------------------------
+# --- nodes ----------------------------------------------------------------------------------------
 
 
 def where(node: ir.Node | None) -> str:
@@ -154,18 +165,22 @@ def drop_attr(node: ir.Node, name: str) -> bool:
 
 
 def node_axes(node: ir.Node) -> tuple[int, ...] | None:
-    """The axes of a ReduceX, Squeeze or Unsqueeze (attribute or constant input 1); None if absent or computed."""
+    """The axes of a ReduceX, Squeeze or Unsqueeze (attribute or constant input 1); None if absent or
+    computed.
+    """
     if "axes" in node.attributes:
         return ints_attr(node, "axes")
-    array = constant(input_at(node, 1))
-    return tuple(int(a) for a in array.reshape(-1)) if array is not None else None
+    axes = integers(input_at(node, 1))
+    return tuple(axes) if axes is not None else None
 
 
-# --- costs ----------------------------------------------------------------------------------------------------------
+# --- costs ----------------------------------------------------------------------------------------
 
 
 def macs(node: ir.Node) -> int:
-    """Multiply-accumulates of one inference: Conv, ConvTranspose, Gemm, MatMul, LSTM, GRU and RNN; 0 for everything else."""
+    """Multiply-accumulates of one inference: Conv, ConvTranspose, Gemm, MatMul, LSTM, GRU and RNN; 0 for
+    everything else.
+    """
     if is_op(node, "Conv"):
         return size(node.outputs[0]) * math.prod(shape(node.inputs[1])[1:])
     if is_op(node, "ConvTranspose"):
@@ -180,20 +195,26 @@ def macs(node: ir.Node) -> int:
 
 
 def weight_bytes(node: ir.Node) -> int:
-    """Flash for a node's constants on an int8 device: 1 byte per element, 4 per bias element of Conv and Gemm.
+    """Flash for a node's constants on an int8 device: 1 byte per element, 4 per bias element of Conv and
+    Gemm.
 
     Only float constants count (shapes, axes and Clip's bounds become code).
     """
     total = 0
     for index, value in enumerate(node.inputs):
-        if value is None or not is_constant(value) or value.dtype != ir.DataType.FLOAT or is_op(node, "Clip", "Pad"):
+        if (
+            value is None
+            or not is_constant(value)
+            or value.dtype != ir.DataType.FLOAT
+            or is_op(node, "Clip", "Pad")
+        ):
             continue
         is_bias = index == 2 and is_op(node, "Conv", "Gemm", "ConvTranspose")
         total += size(value) * (4 if is_bias else 1)
     return total
 
 
-# --- rewriting ------------------------------------------------------------------------------------------------------
+# --- rewriting ------------------------------------------------------------------------------------
 
 
 def value_names(graph: ir.Graph) -> set[str]:
@@ -213,8 +234,10 @@ def fresh_name(base: str, taken: set[str]) -> str:
 def add_constant(graph: ir.Graph, base: str, array: Array) -> ir.Value:
     """Register an initializer under a new name that starts with `base`."""
     name = fresh_name(base, value_names(graph))
-    tensor = ir.tensor(np.ascontiguousarray(array), name=name)
-    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    tensor = ir.tensor(np.array(array, order="C"), name=name)
+    value = ir.Value(
+        name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
+    )
     graph.register_initializer(value)
     return value
 
@@ -229,7 +252,9 @@ def insert_before(
     dims: Sequence[int] | None,
     dtype: ir.DataType | None,
 ) -> ir.Value:
-    """Insert a one-output node before `anchor`; node and tensor names start with `name`. Returns its output."""
+    """Insert a one-output node before `anchor`; node and tensor names start with `name`. Returns its
+    output.
+    """
     graph = graph_of(anchor)
     node_name = fresh_name(name, {node.name for node in graph if node.name})
     out = ir.Value(
@@ -243,9 +268,15 @@ def insert_before(
 
 
 def replace_node(
-    old: ir.Node, op_type: str, inputs: Sequence[ir.Value | None], attributes: Mapping[str, Attribute] | None = None, name: str = ""
+    old: ir.Node,
+    op_type: str,
+    inputs: Sequence[ir.Value | None],
+    attributes: Mapping[str, Attribute] | None = None,
+    name: str = "",
 ) -> ir.Node:
-    """Replace a node by another operator with the same first output (name, shape, type); the node keeps its name unless given."""
+    """Replace a node by another operator with the same first output (name, shape, type); the node keeps its
+    name unless given.
+    """
     graph, value = graph_of(old), old.outputs[0]
     out = ir.Value(name=value.name, shape=value.shape, type=value.type)
     node = ir.node(op_type, inputs, attributes=dict(attributes or {}), outputs=[out], name=name or old.name)
@@ -256,9 +287,11 @@ def replace_node(
 
 
 def bypass_node(node: ir.Node, source: ir.Value | None = None) -> bool:
-    """Remove a node whose output equals `source` (default: its first input); False where the names of outputs forbid it.
+    """Remove a node whose output equals `source` (default: its first input); False where the names of outputs
+    forbid it.
 
-    A graph output keeps its name: the source is renamed to it, which is impossible for a graph input, an initializer or another output.
+    A graph output keeps its name: the source is renamed to it, which is impossible for a graph input, an
+    initializer or another output.
     """
     graph, value = graph_of(node), node.outputs[0]
     source = source if source is not None else required_input(node, 0)
@@ -314,7 +347,7 @@ def remove_unused(model: ir.Model) -> bool:
     return changed
 
 
-# --- whole models ---------------------------------------------------------------------------------------------------
+# --- whole models ---------------------------------------------------------------------------------
 
 
 def to_proto(model: ir.Model) -> onnx.ModelProto:
@@ -340,10 +373,14 @@ def to_text(model: ir.Model) -> str:
         return f"{value.name}[{dims}]"
 
     def line(node: ir.Node) -> str:
-        attributes = ", ".join(f"{attr.name}={attr.value}" for attr in sorted(node.attributes.values(), key=lambda a: a.name))
+        attributes = ", ".join(
+            f"{attr.name}={attr.value}" for attr in sorted(node.attributes.values(), key=lambda a: a.name)
+        )
         outputs = ", ".join(show(value) for value in node.outputs)
         inputs = ", ".join(show(value) for value in node.inputs)
-        return f"  {node.name}: {outputs} = {node.op_type}({inputs})" + (f" {{{attributes}}}" if attributes else "")
+        return f"  {node.name}: {outputs} = {node.op_type}({inputs})" + (
+            f" {{{attributes}}}" if attributes else ""
+        )
 
     graph = model.graph
     head = f"{graph.name}({', '.join(map(show, graph.inputs))}) -> ({', '.join(map(show, graph.outputs))})"
