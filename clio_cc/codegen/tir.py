@@ -7,8 +7,9 @@ The packed-call ABI that ``tvm.compile(..., target="c")`` wraps around every fun
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -32,12 +33,25 @@ class Builder:
 
 
 @contextmanager
-def prim_func_of(*parameters: tuple[str, tuple[int, ...], str], offset_factor: int = 0) -> Iterator[Builder]:
-    """Open a PrimFunc with the parameters (name, shape, dtype); an intrinsic's buffers need ``offset_factor=1``."""
+def prim_func_of(
+    *parameters: tuple[str, tuple[int, ...], str], offset_factor: int = 0, strided: tuple[str, ...] = ()
+) -> Iterator[Builder]:
+    """Open a PrimFunc with the parameters (name, shape, dtype).
+
+    An intrinsic's buffers need ``offset_factor=1``; those in `strided` may be slices along their second axis.
+    """
+
+    def buffer(name: str, shape: tuple[int, ...], dtype: str) -> Any:
+        strides = None
+        if name in strided:
+            inner = [math.prod(shape[i:]) for i in range(2, len(shape) + 1)]
+            strides = [tirx.Var("step", "int32"), *inner]
+        return T.arg(name, T.buffer(shape, dtype, strides=strides, offset_factor=offset_factor))
+
     with IRBuilder() as ir:
         with T.prim_func(s_tir=True):
             T.func_name(NAME)
-            builder = Builder([T.arg(n, T.buffer(s, d, offset_factor=offset_factor)) for n, s, d in parameters])
+            builder = Builder([buffer(*parameter) for parameter in parameters])
             with T.sblock("root"):
                 yield builder
         builder.func = ir.get()
@@ -92,13 +106,16 @@ def clamp(value: Any, lo: int, hi: int) -> Any:
     return T.call_extern("int32", "clio_clamp", value, lo, hi)
 
 
-def requantize(acc: Any, shift: Any, multiplier: Any | None, lo: int, hi: int) -> Any:
-    """Return the int8 of an accumulator whose rounding constant is already in it (mode shift), or of a plain one (mulshift)."""
+def rescaled(acc: Any, shift: Any, multiplier: Any | None, lo: int, hi: int) -> Any:
+    """Return an accumulator as int8 value, still int32: one with its rounding constant in it (shift), or a plain one (mulshift)."""
     if multiplier is None:
-        scaled = acc >> shift
-    else:
-        scaled = T.call_extern("int32", "clio_mulshift", acc, multiplier, shift)
-    return int8(clamp(scaled, lo, hi))
+        return clamp(acc >> shift, lo, hi)
+    return clamp(T.call_extern("int32", "clio_mulshift", acc, multiplier, shift), lo, hi)
+
+
+def requantize(acc: Any, shift: Any, multiplier: Any | None, lo: int, hi: int) -> Any:
+    """Return :func:`rescaled` as int8."""
+    return int8(rescaled(acc, shift, multiplier, lo, hi))
 
 
 def to_c(func: Any, name: str) -> str:
@@ -144,7 +161,9 @@ def _lowering(target: Any) -> Any:
     )
 
 
-_DEFINITION = re.compile(rf"^TVM_DLL int32_t {NAME}\(([^)]*)\) \{{\n(.*)^  return 0;\n\}}\n", re.MULTILINE | re.DOTALL)
+_DEFINITION = re.compile(
+    rf"^TVM_DLL int32_t {NAME}\(([^)]*)\) \{{\n(.*)^  return 0;\n\}}\n", re.MULTILINE | re.DOTALL
+)
 
 
 def _clean(source: str, name: str) -> str:
@@ -173,7 +192,9 @@ def loop(extent: Any, start: Any = 0) -> Iterator[Any]:
         yield variable
 
 
-def window(position: Any, outputs: int, taps: int, stride: int, dilation: int, pad: int, size: int) -> tuple[Any, Any, Any]:
+def window(
+    position: Any, outputs: int, taps: int, stride: int, dilation: int, pad: int, size: int
+) -> tuple[Any, Any, Any]:
     """Return (first input coordinate, first tap, number of taps inside) for output `position` along one axis.
 
     The first coordinate belongs to the first tap inside; the number may be 0. Plain constants where no output position has a
@@ -187,6 +208,8 @@ def window(position: Any, outputs: int, taps: int, stride: int, dilation: int, p
     else:
         first = T.max(0, -origin + dilation - 1) // dilation
         beyond = T.min(taps, T.max(0, size - origin + dilation - 1) // dilation)
+    if pad > dilation * (taps - 1):  # a whole window may lie in the padding before the image
+        first = T.min(first, taps)
     return origin + first * dilation, first, T.max(0, beyond - first)
 
 
@@ -202,3 +225,15 @@ def both(a: Any, b: Any) -> Any:
     if a is True or b is True:
         return b if a is True else a
     return T.And(a, b)
+
+
+def either(condition: Any, then: Callable[[], None], otherwise: Callable[[], None]) -> None:
+    """Emit ``if (condition) then else otherwise``, or `then` alone where the condition is the constant True."""
+    if condition is True:
+        then()
+        return
+    with T.If(condition):
+        with T.Then():
+            then()
+        with T.Else():
+            otherwise()

@@ -19,7 +19,10 @@ import numpy as np
 from clio_cc.operators.base import Kernel, Operator
 from clio_cc.qformat import Int8Array, IntArray, Requantize, check_accumulator
 
-TILE = (2, 2)  # pixels × output channels of the matmul micro-kernel
+TILE = (
+    3,
+    2,
+)  # pixels × output channels of the matmul micro-kernel: the most that a Cortex-M's registers hold
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -59,7 +62,9 @@ class Conv(Operator):
             cout,
         )
         if (out_h, out_w, out_c) != expected or channels != cin * self.groups or cout % self.groups:
-            raise ValueError(f"{self.name}: shapes {self.image_in} → {self.image_out} do not fit weights {self.weight.shape}")
+            raise ValueError(
+                f"{self.name}: shapes {self.image_in} → {self.image_out} do not fit weights {self.weight.shape}"
+            )
 
     @property
     def image_in(self) -> tuple[int, int, int]:
@@ -107,7 +112,9 @@ class Conv(Operator):
         _, kh, kw, _ = self.weight.shape
 
         def view(r: int, c: int) -> Int8Array:
-            return image[:, r * dh : r * dh + (out_h - 1) * sh + 1 : sh, c * dw : c * dw + (out_w - 1) * sw + 1 : sw]
+            return image[
+                :, r * dh : r * dh + (out_h - 1) * sh + 1 : sh, c * dw : c * dw + (out_w - 1) * sw + 1 : sw
+            ]
 
         return [[view(r, c) for c in range(kw)] for r in range(kh)]
 
@@ -175,30 +182,41 @@ def runs_of(op: Conv) -> Runs:
     return Runs(kh * kw, kw, 1, cin)
 
 
+def matmul_tile(op: Conv) -> tuple[int, int]:
+    """Return the pixels and output channels that the matmul computes together."""
+    out_h, out_w, cout = op.image_out
+    pixels = out_h * out_w if op.weight.shape[1:3] == (1, 1) else out_w
+    return min(TILE[0], pixels), min(TILE[1], cout // op.groups)
+
+
 def pack_weights(op: Conv) -> Int8Array:
-    """Return the weights as the matmul reads them: int8 ``[cout, k/4, 2, 2]``, runs padded with zeros."""
-    runs = runs_of(op)
-    rows = op.weight.reshape(len(op.weight), runs.count, runs.pixels * runs.channels)
-    padded = np.pad(rows, ((0, 0), (0, 0), (0, runs.lanes - rows.shape[2])))
-    return padded.reshape(len(op.weight), runs.count * runs.lanes // 4, 2, 2)
+    """Return the weights as the matmul reads them: int8 ``[groups, tiles, k/4, channels of a tile, 2, 2]``.
+
+    Zeros fill runs up to whole blocks and the last tile of a group.
+    """
+    runs, channels = runs_of(op), matmul_tile(op)[1]
+    per_group = len(op.weight) // op.groups
+    rows = op.weight.reshape(op.groups, per_group, runs.count, runs.pixels * runs.channels)
+    padded = np.pad(rows, ((0, 0), (0, -per_group % channels), (0, 0), (0, runs.lanes - rows.shape[3])))
+    tiles = padded.reshape(op.groups, -1, channels, runs.count * runs.lanes // 4, 2, 2)
+    return np.ascontiguousarray(tiles.transpose(0, 1, 3, 2, 4, 5))
 
 
 def _matmul_kernel(op: Conv) -> Kernel:
-    runs, requantize = runs_of(op), op.requantize
+    runs, requantize, tile = runs_of(op), op.requantize, matmul_tile(op)
     wide = requantize.multiplier is not None
     key = (
         "matmul", op.image_in, op.image_out, op.weight.shape[1:], op.stride, op.dilation, op.pads, op.groups,
-        (requantize.lo, requantize.hi, wide), TILE,
+        (requantize.lo, requantize.hi, wide), tile,
     )  # fmt: skip
 
     def build() -> Any:
         from clio_cc.operators import conv_tir
 
-        return conv_tir.matmul(op, runs, TILE)
+        return conv_tir.matmul(op, runs, tile)
 
     tables = (("weight", pack_weights(op)), *epilogue_tables(requantize, op.bias))
-    pixels = op.image_out[0] * op.image_out[1]
-    return Kernel(key, build, tables, min(TILE[0], pixels) * runs.count * runs.lanes * 2)
+    return Kernel(key, build, tables, tile[0] * runs.count * runs.lanes * 2)
 
 
 def _depthwise_kernel(op: Conv) -> Kernel:

@@ -8,9 +8,9 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from tvm.s_tir import Schedule, TensorIntrin
+from tvm.script.ir_builder import tirx as T
 
 from clio_cc.codegen import tir
-from clio_cc.codegen.tir import T
 
 if TYPE_CHECKING:
     from clio_cc.operators.conv import Conv, Runs
@@ -24,7 +24,7 @@ def _epilogue_parameters(op: Conv, channels: int) -> list[tuple[tuple[int, ...],
 def _requantized(op: Conv, acc: Any, tables: list[Any], channel: Any) -> Any:
     """`tables` are the epilogue's parameters: bias, the multiplier if there is one, shift."""
     multiplier = tables[1][channel] if len(tables) == 3 else None
-    return tir.requantize(acc, tir.int32(tables[-1][channel]), multiplier, op.requantize.lo, op.requantize.hi)
+    return tir.rescaled(acc, tir.int32(tables[-1][channel]), multiplier, op.requantize.lo, op.requantize.hi)
 
 
 def _split(extent: int, tile: int) -> list[tuple[int, int, int]]:
@@ -41,18 +41,31 @@ def _matmul_intrinsic(pixels: int, channels: int, blocks: int) -> str:
     def describe(body: bool) -> Any:
         with tir.prim_func_of(
             ("acc", (pixels, channels), "int32"),
-            ("columns", (pixels, blocks, 2, 2), "int16"),
-            ("weight", (channels, blocks, 2, 2), "int8"),
+            ("columns", (blocks, pixels, 2, 2), "int16"),
+            ("weight", (blocks, channels, 2, 2), "int8"),
             offset_factor=1,
+            strided=("columns",),
         ) as f:
             acc, columns, weight = f.arguments
-            T.reads(acc[0:pixels, 0:channels], columns[0:pixels, 0:blocks, 0:2, 0:2], weight[0:channels, 0:blocks, 0:2, 0:2])
+            T.reads(
+                acc[0:pixels, 0:channels],
+                columns[0:blocks, 0:pixels, 0:2, 0:2],
+                weight[0:blocks, 0:channels, 0:2, 0:2],
+            )
             T.writes(acc[0:pixels, 0:channels])
             if body:
-                _multiply(acc, columns, weight, (pixels, channels, blocks), lambda: 0, "matmul")
+                _multiply(acc, columns, weight, (pixels, channels, blocks), tuple, "matmul")
             else:
                 name = f"clio_matmul_{pixels}x{channels}"
-                tir.call(name, acc.access_ptr("rw"), columns.access_ptr("r"), weight.access_ptr("r"), blocks * 4)
+                step = columns.strides[0]
+                tir.call(
+                    name,
+                    acc.access_ptr("rw"),
+                    columns.access_ptr("r"),
+                    step,
+                    weight.access_ptr("r"),
+                    blocks * 4,
+                )
         return f.func
 
     name = f"clio_matmul_{pixels}x{channels}_k{blocks * 4}"
@@ -61,18 +74,27 @@ def _matmul_intrinsic(pixels: int, channels: int, blocks: int) -> str:
 
 
 def _multiply(
-    acc: Any, columns: Any, weight: Any, tile: tuple[int, int, int], first_channel: Callable[[], Any], name: str
+    acc: Any,
+    columns: Any,
+    weight: Any,
+    tile: tuple[int, int, int],
+    outer: Callable[[], tuple[Any, ...]],
+    name: str,
 ) -> None:
-    """Emit ``acc[p, c] += sum(columns[p, k] * weight[first_channel + c, k])`` as the block that is tensorized.
+    """Emit ``acc[p, c] += sum(columns[b, p, ...] * weight[*outer(), b, c, ...])`` as the block that is tensorized.
 
-    A block sees loops only through its axes, so `first_channel` is called inside it to bind those of the outer loops.
+    A block sees loops only through its axes, so `outer` is called inside it to bind those of the outer loops.
     """
     with T.grid(*_matmul_loops(tile)) as loops, T.sblock(name):
-        first = first_channel()
-        axes = iter(loops)  # an axis of extent 1 is left out: the pattern matcher folds it away on one side only
+        index = outer()
+        axes = iter(
+            loops
+        )  # an axis of extent 1 is left out: the pattern matcher folds it away on one side only
         p, c = (T.axis.spatial(extent, next(axes)) if extent > 1 else 0 for extent in tile[:2])
-        block, high, low = (T.axis.reduce(extent, next(axes)) if extent > 1 else 0 for extent in (tile[2], 2, 2))
-        product = tir.int32(columns[p, block, low, high]) * tir.int32(weight[first + c, block, high, low])
+        block, high, low = (
+            T.axis.reduce(extent, next(axes)) if extent > 1 else 0 for extent in (tile[2], 2, 2)
+        )
+        product = tir.int32(columns[block, p, low, high]) * tir.int32(weight[(*index, block, c, high, low)])
         tir.store(acc, acc[p, c] + product, p, c)
 
 
@@ -81,31 +103,40 @@ def _matmul_loops(tile: tuple[int, int, int]) -> list[int]:
 
 
 def matmul(op: Conv, runs: Runs, tile: tuple[int, int]) -> Any:
-    """Return the scheduled PrimFunc: x, weight, bias[, multiplier], shift, columns (scratch), y."""
-    height, width, cin = op.image_in
-    out_h, out_w, cout = op.image_out
-    pixels, per_group = out_h * out_w, cout // op.groups
-    depth, rows = runs.count * runs.lanes, min(tile[0], out_h * out_w)
+    """Return the scheduled PrimFunc: x, weight, bias[, multiplier], shift, columns (scratch), y.
+
+    Shapes as :func:`clio_cc.operators.conv.pack_weights` has them; `columns` is ``[k/4, pixels, 2, 2]``.
+    """
+    image = Image.of(op)
+    cout = op.image_out[2]
+    per_group, blocks = cout // op.groups, runs.count * runs.lanes // 4
     with tir.prim_func(
-        ((height * width * cin,), "int8"),
-        ((cout, depth // 4, 2, 2), "int8"),
+        ((image.height * image.width * image.channels,), "int8"),
+        ((op.groups, -(-per_group // tile[1]), blocks, tile[1], 2, 2), "int8"),
         *_epilogue_parameters(op, cout),
-        ((rows, depth // 4, 2, 2), "int16"),
-        ((pixels * cout,), "int8"),
+        ((blocks, tile[0], 2, 2), "int16"),
+        ((image.out_h * image.out_w * cout,), "int8"),
     ) as f:
         x, weight, *epilogue, columns, y = f.arguments
         tensorized: list[tuple[str, tuple[int, int, int]]] = []
-        for first_pixel, pixel_tiles, tile_pixels in _split(pixels, tile[0]):
-            with tir.loop(pixel_tiles) as pixel_tile, tir.loop(op.groups) as group:
-                pixel = first_pixel + pixel_tile * tile_pixels
-                for i in range(tile_pixels):
-                    _gather(op, runs, x, columns, pixel + i, i, group)
-                for channels in _split(per_group, tile[1]):
-                    with tir.loop(channels[1]) as channel_tile:
-                        where = ChannelTile(group, op.groups, per_group, channel_tile, channels)
-                        name = f"matmul{len(tensorized)}"
-                        _matmul_tile(op, columns, weight, epilogue, y, (pixel, tile_pixels), where, name)
-                        tensorized.append((name, (tile_pixels, channels[2], depth // 4)))
+        with tir.loop(image.out_h) as row:
+            for first_pixel, pixel_tiles, pixels in _split(image.out_w, tile[0]):
+                with tir.loop(pixel_tiles) as pixel_tile, tir.loop(op.groups) as group:
+                    column = first_pixel + pixel_tile * pixels
+                    for i in range(pixels):
+                        _gather(op, image, runs, x, columns, (row, column + i), i, group)
+                    for first_channel, channel_tiles, channels in _split(per_group, tile[1]):
+                        with tir.loop(channel_tiles) as channel_tile:
+                            name = f"matmul{len(tensorized)}"
+                            where = ChannelTile(
+                                op.groups, group, first_channel // tile[1], channel_tiles, channel_tile
+                            )
+                            channel = group * per_group + first_channel + channel_tile * channels
+                            acc = T.sblock_alloc_buffer((pixels, tile[1]), "int32")
+                            _start(acc, epilogue[0], channel, channels)
+                            _multiply(acc, columns, weight, (pixels, tile[1], blocks), where.axes, name)
+                            _finish(op, acc, epilogue, channel, channels, y, row * image.out_w + column)
+                            tensorized.append((name, (pixels, tile[1], blocks)))
     schedule = Schedule(f.func)
     for name, shape in tensorized:
         loops = schedule.get_loops(schedule.get_sblock(name))
@@ -114,77 +145,101 @@ def matmul(op: Conv, runs: Runs, tile: tuple[int, int]) -> Any:
 
 
 @dataclass(frozen=True)
+class Image:
+    """Heights and widths that the matmul walks. A 1×1 filter that sees every pixel does not care for rows: one long row."""
+
+    height: int
+    width: int
+    channels: int
+    out_h: int
+    out_w: int
+
+    @staticmethod
+    def of(op: Conv) -> Image:
+        """Return those of `op`."""
+        (height, width, channels), (out_h, out_w, _) = op.image_in, op.image_out
+        if (*op.weight.shape[1:3], *op.stride) == (1, 1, 1, 1) and not any(op.pads):
+            return Image(1, height * width, channels, 1, out_h * out_w)
+        return Image(height, width, channels, out_h, out_w)
+
+
+@dataclass(frozen=True)
 class ChannelTile:
-    """Where a tile of output channels lies: its group, and its place in a (start, tiles, tile) part of the group."""
+    """Where the weights of a tile of output channels lie: group, and tile number `first` + `tile` in the group."""
 
-    group: Any
     groups: int
-    per_group: int
+    group: Any
+    first: int
+    tiles: int
     tile: Any
-    part: tuple[int, int, int]
 
-    def first(self, group: Any, tile: Any) -> Any:
-        """Return the first channel for the given group and tile index."""
-        start, _, size = self.part
-        return group * self.per_group + start + tile * size
-
-    def first_in_block(self) -> Any:
-        """Return the first channel, binding the loops as axes of the current block."""
+    def axes(self) -> tuple[Any, Any]:
+        """Return the leading indices of the weights, binding the loops as axes of the current block."""
         group = T.axis.spatial(self.groups, self.group) if self.groups > 1 else 0
-        tile = T.axis.spatial(self.part[1], self.tile) if self.part[1] > 1 else 0
-        return self.first(group, tile)
+        tile = T.axis.spatial(self.tiles, self.tile) if self.tiles > 1 else 0
+        return group, self.first + tile
 
 
-def _matmul_tile(
-    op: Conv, columns: Any, weight: Any, epilogue: list[Any], y: Any, pixel: tuple[Any, int], where: ChannelTile, name: str
-) -> None:
-    (first_pixel, pixels), channels, cout = pixel, where.part[2], op.image_out[2]
-    first_channel = where.first(where.group, where.tile)
-    acc = T.sblock_alloc_buffer((pixels, channels), "int32")
+def _start(acc: Any, bias: Any, channel: Any, channels: int) -> None:
+    pixels, width = acc.shape
     with T.sblock("bias"):
-        for p in range(pixels):
-            for c in range(channels):
-                tir.store(acc, epilogue[0][first_channel + c], p, c)
-    _multiply(acc, columns, weight, (pixels, channels, int(columns.shape[1])), where.first_in_block, name)
+        for p in range(int(pixels)):
+            for c in range(int(width)):
+                tir.store(acc, bias[channel + c] if c < channels else 0, p, c)
+
+
+def _finish(op: Conv, acc: Any, epilogue: list[Any], channel: Any, channels: int, y: Any, pixel: Any) -> None:
+    # All values first, then all stores: a store of bytes may change any table as far as the C compiler knows.
+    pixels, cout = int(acc.shape[0]), op.image_out[2]
     with T.sblock("requantize"):
+        for c in range(channels):
+            for p in range(pixels):
+                tir.store(acc, _requantized(op, acc[p, c], epilogue, channel + c), p, c)
         for p in range(pixels):
             for c in range(channels):
-                value = _requantized(op, acc[p, c], epilogue, first_channel + c)
-                tir.store(y, value, (first_pixel + p) * cout + first_channel + c)
+                tir.store(y, tir.int8(acc[p, c]), (pixel + p) * cout + channel + c)
 
 
-def _gather(op: Conv, runs: Runs, x: Any, columns: Any, pixel: Any, slot: int, group: Any) -> None:
-    """Emit the copy of one pixel's receptive field into row `slot` of `columns`, a run at a time."""
-    height, width, cin = op.image_in
-    out_h, out_w, _ = op.image_out
+def _gather(
+    op: Conv, image: Image, runs: Runs, x: Any, columns: Any, position: tuple[Any, Any], slot: int, group: Any
+) -> None:
+    """Emit the copy of one pixel's receptive field into slot `slot` of `columns`, a run at a time."""
     _, kh, kw, _ = op.weight.shape
     (sh, sw), (dh, dw), (top, left, _, _) = op.stride, op.dilation, op.pads
-    length = runs.pixels * runs.channels
-    pointwise = (kh, kw, sh, sw) == (1, 1, 1, 1) and not any(op.pads)
-    with T.sblock("gather"):
-        if pointwise:
-            tir.call("clio_gather", tir.at(columns, slot, 0, 0, 0), tir.at(x, pixel * cin + group * runs.channels), 0, length, 0)
-            return
-        row, column = (pixel // out_w, pixel % out_w) if out_h > 1 else (0, pixel)
-        y0, first_row, rows = tir.window(row, out_h, kh, sh, dh, top, height)
-        x0, first_column, pixels = tir.window(column, out_w, kw, sw, dw, left, width)
-        with tir.loop(runs.count) as run:
-            tap_row, tap_column = (run, 0) if runs.per_row == 1 else (run // kw, run % kw)
-            inside_row = tir.inside(tap_row, first_row, rows)
-            source_row = y0 + (tap_row - first_row) * dh
-            if runs.per_row == 1:
-                before, count = first_column * cin, pixels * cin
-                source_column = x0
+    length, step = runs.pixels * runs.channels, 4 * int(columns.shape[1])
+    with T.sblock("gather"), tir.loop(runs.count) as run:
+        y0, first_row, rows = tir.window(position[0], image.out_h, kh, sh, dh, top, image.height)
+        x0, first_column, pixels = tir.window(position[1], image.out_w, kw, sw, dw, left, image.width)
+        tap_row, tap_column = (run, 0) if runs.per_row == 1 else (run // kw, run % kw)
+        row_inside = tir.inside(tap_row, first_row, rows)
+        source = (y0 + (tap_row - first_row) * dh) * image.width * image.channels + group * runs.channels
+        target = tir.at(columns, run * (runs.lanes // 4), slot, 0, 0)
+
+        def copy(offset: Any) -> None:
+            tir.call("clio_gather", target, step, tir.at(x, offset), length)
+
+        def copy_padded(offset: Any, before: Any, count: Any) -> None:
+            tir.call(
+                "clio_gather_padded", target, step, tir.at(x, offset), before, count, length - before - count
+            )
+
+        if runs.per_row == 1:
+            whole = True if isinstance(pixels, int) else T.EQ(pixels, kw)
+            offset, count = source + x0 * image.channels, pixels * image.channels
+            if row_inside is not True:
+                count = T.if_then_else(row_inside, count, 0)
+                offset_inside = T.if_then_else(row_inside, offset, 0)
             else:
-                inside_column = tir.inside(tap_column, first_column, pixels)
-                inside_row = tir.both(inside_row, inside_column)
-                before, count, source_column = 0, length, x0 + (tap_column - first_column) * dw
-            source = (source_row * width + source_column) * cin + group * runs.channels
-            if inside_row is not True:
-                count = T.if_then_else(inside_row, count, 0)
-                source = T.if_then_else(inside_row, source, 0)
-            target = tir.at(columns, slot, run * (runs.lanes // 4), 0, 0)
-            tir.call("clio_gather", target, tir.at(x, source), before, count, length - before - count)
+                offset_inside = offset
+            tir.either(
+                tir.both(row_inside, whole),
+                lambda: copy(offset),
+                lambda: copy_padded(offset_inside, first_column * image.channels, count),
+            )
+        else:
+            offset = source + (x0 + (tap_column - first_column) * dw) * image.channels
+            inside = tir.both(row_inside, tir.inside(tap_column, first_column, pixels))
+            tir.either(inside, lambda: copy(offset), lambda: copy_padded(0, 0, 0))
 
 
 def depthwise(op: Conv) -> Any:
@@ -213,7 +268,9 @@ def depthwise(op: Conv) -> Any:
                         source = tir.at(x, (y0 * width + x0) * channels + channel)
                         taps = tir.at(weight, (first_row * kw + first_column) * channels + channel)
                         strides = (dh * width * channels, dw * channels, kw * channels, channels)
-                        tir.call(f"clio_depthwise_{tile}", tir.at(acc, 0), source, taps, rows, columns, *strides)
+                        tir.call(
+                            f"clio_depthwise_{tile}", tir.at(acc, 0), source, taps, rows, columns, *strides
+                        )
                         for c in range(tile):
                             value = _requantized(op, acc[c], epilogue, channel + c)
                             tir.store(y, value, (row * out_w + column) * channels + channel + c)
