@@ -64,10 +64,15 @@ def plan_arena(program: Program) -> Arena:
     ]
     places = min((_place(sorted(buffers, key=order)) for order in orders), key=_extent)
     offsets = {name: offset for buffer, offset in places.items() for name in buffer.tensors}
-    live = [sum(_aligned(b.bytes) for b in buffers if b.first <= i <= b.last) for i in range(len(program.operators))]
+    live = [
+        sum(_aligned(b.bytes) for b in buffers if b.first <= i <= b.last)
+        for i in range(len(program.operators))
+    ]
     worst = max(range(len(live)), key=lambda i: live[i], default=0)
     names = [op.name for op in program.operators]
-    return Arena(_extent(places), offsets, tuple(buffers), max(live, default=0), names[worst] if names else "")
+    return Arena(
+        _extent(places), offsets, tuple(buffers), max(live, default=0), names[worst] if names else ""
+    )
 
 
 def _extent(places: dict[Buffer, int]) -> int:
@@ -126,7 +131,9 @@ def _buffers(program: Program) -> list[Buffer]:
     return [Buffer(tuple(names), size, first, last) for names, size, first, last in parts]
 
 
-def _shared_group(op: Operator, alias: bool, index: int, group_of: dict[str, int], lasts: list[int]) -> int | None:
+def _shared_group(
+    op: Operator, alias: bool, index: int, group_of: dict[str, int], lasts: list[int]
+) -> int | None:
     """Return the group whose bytes the output takes over, if any.
 
     A reshape always shares. An in-place operator may only overwrite bytes that nobody reads after it.

@@ -72,7 +72,9 @@ class Program:
         lines = []
         for op in self.operators:
             reads = ", ".join(f"{t.name} {_dims(t)} {describe_scale(t.scale)}" for t in op.inputs)
-            lines.append(f"{op.output.name} {_dims(op.output)} {describe_scale(op.output.scale)} = {op.kind}({reads})")
+            lines.append(
+                f"{op.output.name} {_dims(op.output)} {describe_scale(op.output.scale)} = {op.kind}({reads})"
+            )
         return "\n".join(lines)
 
 

@@ -25,7 +25,9 @@ def walk(program: Program, inputs: Sequence[Int8Array]) -> Iterator[tuple[Operat
     values: dict[str, Int8Array] = {}
     for tensor, value in zip(program.inputs, inputs, strict=True):
         if value.shape[1:] != tensor.shape or value.dtype != "int8":
-            raise ValueError(f"input {tensor.name} must be int8 [batch, {tensor.shape}], got {value.dtype} {value.shape}")
+            raise ValueError(
+                f"input {tensor.name} must be int8 [batch, {tensor.shape}], got {value.dtype} {value.shape}"
+            )
         values[tensor.name] = value
     last_use = {t.name: i for i, op in enumerate(program.operators) for t in op.inputs}
     for index, op in enumerate(program.operators):

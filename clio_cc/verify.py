@@ -66,7 +66,14 @@ def random_inputs(program: Program, count: int, seed: int = 0) -> list[Int8Array
 
 
 def execute(
-    program: Program, device_dir: Path, board: Board, inputs: Sequence[Int8Array], build_dir: Path, *, icount: bool = False
+    program: Program,
+    device_dir: Path,
+    board: Board,
+    inputs: Sequence[Int8Array],
+    build_dir: Path,
+    *,
+    icount: bool = False,
+    extra_flags: Sequence[str] = (),
 ) -> Execution:
     """Build the device project for `board`, run it on `inputs`, and compare every operator's output with the reference.
 
@@ -76,7 +83,7 @@ def execute(
     build_dir.mkdir(parents=True, exist_ok=True)
     vectors = build_dir / "vectors.c"
     vectors.write_text(vectors_source(program, inputs, "Inputs of clio-cc verify."))
-    built = toolchain.build(device_dir, board, build_dir, vectors=vectors)
+    built = toolchain.build(device_dir, board, build_dir, vectors=vectors, extra_flags=extra_flags)
     result = toolchain.run(built, icount=icount)
     expected = expected_hashes(program, inputs)
     got = np.array(result.hashes, np.uint32).reshape(expected.shape)
@@ -90,7 +97,13 @@ def execute(
 
 
 def _locate(
-    program: Program, device_dir: Path, board: Board, inputs: Sequence[Int8Array], vector: int, op: int, build_dir: Path
+    program: Program,
+    device_dir: Path,
+    board: Board,
+    inputs: Sequence[Int8Array],
+    vector: int,
+    op: int,
+    build_dir: Path,
 ) -> Mismatch:
     """Run the one input again with operator `op` dumped, and find the first element that differs."""
     one = [batch[vector : vector + 1] for batch in inputs]
