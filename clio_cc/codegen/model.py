@@ -79,7 +79,9 @@ def bind(program: Program) -> Code:
     return Code(kernels, tuple(calls), tables, tuple(table_names), users)
 
 
-def device_sources(program: Program, arena: Arena, front_matter: str, progress: Progress | None = None) -> dict[str, str]:
+def device_sources(
+    program: Program, arena: Arena, front_matter: str, progress: Progress | None = None
+) -> dict[str, str]:
     """Return path below ``device/`` → text of the files that depend on the Program, test vectors apart.
 
     `front_matter` says tool, command and model digest in every file's first comment; `progress` is told (done, of)
@@ -282,7 +284,9 @@ def _unit(out: Emitter, program: Program, arena: Arena) -> None:
         with out.block("switch (tap) {"):
             for index, tap in enumerate(program.taps):
                 place = f"clio_arena + {arena.offsets[tap.tensor]}"
-                out.line(f"case {index}: from = {place}; units = {tap.units}; bytes = {tap.unit_bytes}; break;")
+                out.line(
+                    f"case {index}: from = {place}; units = {tap.units}; bytes = {tap.unit_bytes}; break;"
+                )
             out.line("default: return;")
         with out.block("for (i = 0; i < bytes && unit < units; i++) {"):
             out.line("to[i] = from[i * units + unit];")
@@ -317,7 +321,9 @@ def vectors_source(program: Program, inputs: Sequence[Int8Array], front_matter: 
     flat = np.concatenate([value.reshape(count, -1) for value in inputs], axis=1)
     hashes: IntArray = expected_hashes(program, inputs)
     out = Emitter()
-    out.comment(f"{front_matter}\nTest vectors: inputs, and the hash of every operator's output by the reference.")
+    out.comment(
+        f"{front_matter}\nTest vectors: inputs, and the hash of every operator's output by the reference."
+    )
     out.lines("#include <stdint.h>\n")
     for declaration in ("uint32_t clio_vector_count", "int8_t clio_vectors[]", "uint32_t clio_expected[]"):
         out.line(f"extern const {declaration};")

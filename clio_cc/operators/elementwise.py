@@ -50,7 +50,9 @@ class Elementwise(Operator):
     def __post_init__(self) -> None:
         first, second = self.inputs
         if first.shape != self.output.shape or not (second.shape == first.shape or self._per_channel(second)):
-            raise ValueError(f"{self.name}: shapes {first.shape} and {second.shape} do not fit {self.output.shape}")
+            raise ValueError(
+                f"{self.name}: shapes {first.shape} and {second.shape} do not fit {self.output.shape}"
+            )
         check_accumulator(np.array([self.accumulator_bound()]), self.name)
 
     def _per_channel(self, tensor: Tensor) -> bool:

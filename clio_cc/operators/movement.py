@@ -39,7 +39,9 @@ class Transpose(Operator):
 
     def __post_init__(self) -> None:
         if self.output.shape != tuple(self.inputs[0].shape[axis] for axis in self.permutation):
-            raise ValueError(f"{self.name}: {self.permutation} of {self.inputs[0].shape} is not {self.output.shape}")
+            raise ValueError(
+                f"{self.name}: {self.permutation} of {self.inputs[0].shape} is not {self.output.shape}"
+            )
 
     def evaluate(self, inputs: Sequence[Int8Array]) -> Int8Array:
         return inputs[0].transpose(0, *(axis + 1 for axis in self.permutation))
@@ -70,7 +72,9 @@ class Pad(Operator):
     def __post_init__(self) -> None:
         (height, width, channels), (top, left, bottom, right) = self.inputs[0].shape, self.pads
         if self.output.shape != (height + top + bottom, width + left + right, channels) or min(self.pads) < 0:
-            raise ValueError(f"{self.name}: {self.inputs[0].shape} padded by {self.pads} is not {self.output.shape}")
+            raise ValueError(
+                f"{self.name}: {self.inputs[0].shape} padded by {self.pads} is not {self.output.shape}"
+            )
 
     def evaluate(self, inputs: Sequence[Int8Array]) -> Int8Array:
         top, left, bottom, right = self.pads
@@ -110,7 +114,9 @@ class Concat(Operator):
         check_accumulator(np.array([bound]), self.name)
 
     def evaluate(self, inputs: Sequence[Int8Array]) -> Int8Array:
-        parts: list[IntArray] = [x.astype(np.int32) * m for x, m in zip(inputs, self.multipliers, strict=True)]
+        parts: list[IntArray] = [
+            x.astype(np.int32) * m for x, m in zip(inputs, self.multipliers, strict=True)
+        ]
         return self.requantize.apply(np.concatenate(parts, axis=self.axis + 1))
 
     def kernel(self) -> Kernel:

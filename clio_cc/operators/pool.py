@@ -58,7 +58,9 @@ class Pool(Operator):
             channels,
         )
         if shape != expected or top >= rows or bottom >= rows or left >= columns or right >= columns:
-            raise ValueError(f"{self.name}: window {self.window} over {self.inputs[0].shape} does not give {shape}")
+            raise ValueError(
+                f"{self.name}: window {self.window} over {self.inputs[0].shape} does not give {shape}"
+            )
 
     def _windows(self, x: IntArray, fill: int) -> list[IntArray]:
         """Return, for every tap, what it sees: ``[batch, out_h, out_w, channels]``, `fill` in the padding."""
@@ -134,4 +136,6 @@ class AveragePool(Pool):
 
             return pool_tir.average_pool(self)
 
-        return Kernel(("average_pool", *self._key(), self.numerator, self.denominator, self.count_padding), build)
+        return Kernel(
+            ("average_pool", *self._key(), self.numerator, self.denominator, self.count_padding), build
+        )

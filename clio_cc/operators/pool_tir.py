@@ -41,7 +41,9 @@ def _pool(op: Pool, start: int, fold: Callable[[Any, Any], Any], finish: Callabl
     ):
         x, y = f.arguments
         y0, _, rows = tir.window(row, out_h, op.window[0], op.stride[0], op.dilation[0], op.pads[0], height)
-        x0, _, columns = tir.window(column, out_w, op.window[1], op.stride[1], op.dilation[1], op.pads[1], width)
+        x0, _, columns = tir.window(
+            column, out_w, op.window[1], op.stride[1], op.dilation[1], op.pads[1], width
+        )
         acc = T.sblock_alloc_buffer((1,), "int32")
         tir.store(acc, T.int32(start), 0)
         with tir.loop(rows) as r, tir.loop(columns) as c:

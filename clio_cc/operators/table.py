@@ -12,7 +12,9 @@ from clio_cc.operators.base import Kernel, Operator
 from clio_cc.qformat import FloatArray, Int8Array, quantize
 
 
-def tabulate(function: Callable[[FloatArray], FloatArray], input_scale: float, output_scale: float) -> Int8Array:
+def tabulate(
+    function: Callable[[FloatArray], FloatArray], input_scale: float, output_scale: float
+) -> Int8Array:
     """Return the 256 results of `function` (float64 in and out), entry i for the int8 input ``i - 128``."""
     points = np.arange(-128, 128, dtype=np.float64) * input_scale
     return quantize(function(points), output_scale)
