@@ -173,12 +173,10 @@ def run(built: Build, *, icount: bool = True, timeout_s: float = 600) -> TestRun
     except subprocess.TimeoutExpired as error:
         raise ClioError(f"{name} did not finish within {timeout_s:g} s") from error
     lines = done.stdout.decode(errors="replace").splitlines()
-    fault = next((line for line in lines if line.startswith("FAULT")), None)
-    if fault is not None or not lines or not lines[-1].startswith("DONE"):
-        said = (
-            fault or (done.stderr.decode(errors="replace").strip().splitlines() or lines or ["no output"])[-1]
-        )
-        raise ClioError(f"{name} stopped before its end: {said}")
+    if not lines or not lines[-1].startswith("DONE"):
+        faults = [line for line in lines if line.startswith("FAULT")]
+        said = [*faults, *done.stderr.decode(errors="replace").split("\n"), *lines[-1:], "no output"]
+        raise ClioError(f"{name} stopped before its end: {next(filter(None, said))}")
     result = parse_run(lines, name)
     if done.returncode != (1 if result.mismatches else 0):
         raise ClioError(f"{name} ended with exit code {done.returncode} after '{lines[-1]}'")

@@ -80,7 +80,11 @@ VIRT_RV32 = EmulatedBoard(
         ("board.c", "emulated/virt_rv32/board.c"),
     ),
     memory=Memory(
-        (Region("RAM", 0x80000000, 128 * MIB),), code="RAM", tables="RAM", data="RAM", arena=("RAM",)
+        (Region("CODE_RAM", 0x80000000, 64 * MIB), Region("RAM", 0x84000000, 64 * MIB)),
+        code="CODE_RAM",
+        tables="CODE_RAM",
+        data="RAM",
+        arena=("RAM",),
     ),
     qemu=(
         *("qemu-system-riscv32", "-M", "virt", "-m", "128M", "-bios", "none"),

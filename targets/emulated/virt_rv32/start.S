@@ -12,6 +12,10 @@ clio_start:
     la sp, _stack_top
     la t0, trap
     csrw mtvec, t0
+    la a0, _data_start
+    la a1, _data_end
+    la a2, _data_load
+    call copy
     la a0, _bss_start
     la a1, _bss_end
     call zero
@@ -24,6 +28,16 @@ clio_start:
 park:
     wfi
     j park
+
+# Words from a2 to a0 up to a1.
+copy:
+    bgeu a0, a1, 1f
+    lw t0, 0(a2)
+    sw t0, 0(a0)
+    addi a0, a0, 4
+    addi a2, a2, 4
+    j copy
+1:  ret
 
 # Words from a0 up to a1.
 zero:
