@@ -1,0 +1,1 @@
+"""From float layers to integer operators: float semantics, equalization, formats, rounding, emission."""

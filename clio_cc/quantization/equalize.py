@@ -1,0 +1,168 @@
+"""Cross-layer equalization: give small channels more of a tensor's range, and take it back in the weights that read them.
+
+A channel may be multiplied by any s > 0 where it is written if every reader divides by s; through Relu, pools and Adds the factor
+passes unchanged. Tensors that such operators join form one group with one factor per channel, a whole residual stream for instance.
+Weights of the writers do not care (their scales are per output channel), depthwise readers neither; what is at stake is the rounding
+noise of the tensor against that of the other readers' weights. The factors are ``(largest / own largest) ** strength``; the strength
+is chosen per group by that noise.
+
+Below a Clip to [0, 6] a channel that never reaches 6 may grow until it does: the common clamp then cuts nothing that was seen.
+After Nagel et al., "Data-Free Quantization", arXiv 1906.04721; there for pairs of layers and per-tensor weights.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from clio_cc.calibrate import Statistics
+from clio_cc.quantization.layers import (
+    AddLayer,
+    Clamped,
+    ConvLayer,
+    Float,
+    Layer,
+    MulLayer,
+    Network,
+    PadLayer,
+    PoolLayer,
+    ReshapeLayer,
+)
+
+logger = logging.getLogger(__name__)
+
+_STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
+_MOST = 32.0  # no channel grows by more: one that calibration hardly saw may be large later
+
+
+@dataclass(eq=False)
+class _Groups:
+    """Tensors whose channels must have the same factors (union-find), and tensors whose factors must be 1."""
+
+    parent: dict[str, str] = field(default_factory=dict)
+    fixed: set[str] = field(default_factory=set)
+
+    def root(self, name: str) -> str:
+        while self.parent.setdefault(name, name) != name:
+            name = self.parent[name]
+        return name
+
+    def join(self, *names: str) -> None:
+        for name in names[1:]:
+            self.parent[self.root(name)] = self.root(names[0])
+
+    def free(self) -> list[list[str]]:
+        """Return the groups without a fixed member, in order of appearance."""
+        fixed = {self.root(name) for name in self.fixed}
+        groups: dict[str, list[str]] = {}
+        for name in self.parent:
+            groups.setdefault(self.root(name), []).append(name)
+        return [names for root, names in groups.items() if root not in fixed]
+
+
+def equalize(
+    network: Network, statistics: Mapping[str, Statistics]
+) -> tuple[Network, dict[str, Statistics], dict[str, Float]]:
+    """Return an equal network that quantizes better, its statistics, and the factors per scaled tensor."""
+    factors: dict[str, Float] = {}
+    for names in _groups(network, statistics).free():
+        found = _factors(network, statistics, names)
+        if found is not None:
+            factors |= dict.fromkeys(names, found)
+    if not factors:
+        return network, dict(statistics), {}
+    scaled = {
+        name: Statistics(seen.low * factors[name], seen.high * factors[name], seen.rows * factors[name].astype(np.float32))
+        if name in factors
+        else seen
+        for name, seen in statistics.items()
+    }
+    return replace(network, layers=tuple(_scaled(layer, factors) for layer in network.layers)), scaled, factors
+
+
+def _groups(network: Network, statistics: Mapping[str, Statistics]) -> _Groups:
+    groups = _Groups()
+    groups.fixed |= {*network.inputs, *network.outputs}
+    shapes = network.shapes
+    for name in shapes:
+        groups.root(name)
+    groups.fixed |= {name for name in shapes if name not in statistics}
+    for layer in network.layers:
+        channels = {shapes[name][-1] for name in (*layer.inputs, layer.output)}
+        if isinstance(layer, ConvLayer):
+            pass
+        elif isinstance(layer, MulLayer) and len(channels) == 1:
+            groups.join(layer.output, layer.inputs[0])
+            groups.fixed.add(layer.inputs[1])
+        elif isinstance(layer, (AddLayer, PoolLayer, ReshapeLayer)) and len(channels) == 1:
+            groups.join(layer.output, *layer.inputs)
+        elif isinstance(layer, PadLayer) and layer.value == 0:
+            groups.join(layer.output, *layer.inputs)
+        else:
+            groups.fixed |= {layer.output, *layer.inputs}
+        if isinstance(layer, Clamped) and layer.lo not in (0.0, -np.inf):
+            groups.fixed.add(layer.output)
+    return groups
+
+
+def _factors(network: Network, statistics: Mapping[str, Statistics], names: list[str]) -> Float | None:
+    """Return the factors of a group, None where 1 is best."""
+    shares = []
+    for name in names:
+        largest = statistics[name].largest
+        shares.append(largest / max(float(largest.max()), 1e-30))
+    share = np.maximum.reduce(shares)
+    share = np.maximum(share, 1 / _MOST)
+    losses = {strength: _noise(network, statistics, names, share**-strength) for strength in _STRENGTHS}
+    best = min(losses, key=lambda strength: losses[strength])
+    logger.debug("equalize %s: strength %s of %s", names[0], best, losses)
+    return share**-best if best > 0 else None
+
+
+def _noise(network: Network, statistics: Mapping[str, Statistics], names: list[str], factors: Float) -> float:
+    """Return the expected rounding noise that the readers of a group see, each relative to its signal."""
+    total = 0.0
+    for layer in network.layers:
+        for name in set(layer.inputs) & set(names):
+            seen = statistics[name]
+            step = float((factors * seen.largest).max()) / 127
+            signal = float(np.mean(np.square(statistics[layer.output].rows, dtype=np.float64)))
+            power = np.mean(np.square(seen.rows, dtype=np.float64), axis=0)
+            noise = _reader_noise(layer, step, factors, power)
+            total += noise / max(signal, 1e-30)
+    return total
+
+
+def _reader_noise(layer: Layer, step: float, factors: Float, power: Float) -> float:
+    """Return the mean noise at a reader's output: from the tensor's steps, and from the steps of the reader's weights."""
+    if not isinstance(layer, ConvLayer):
+        return float(np.mean(step**2 / 12 / factors**2))
+    weight = layer.weight.reshape(len(layer.weight), -1, layer.weight.shape[3])
+    per_input = _per_input(layer, factors)[:, None, :]
+    from_tensor = step**2 / 12 * (weight**2 / per_input**2).sum(axis=(1, 2))
+    if layer.depthwise:
+        return float(from_tensor.mean())
+    weight_step = np.abs(weight / per_input).max(axis=(1, 2)) / 127
+    energy = (_per_input(layer, power)[:, None, :] * per_input**2).sum(axis=(1, 2)) * weight.shape[1]
+    return float((from_tensor + weight_step**2 / 12 * energy).mean())
+
+
+def _per_input(layer: ConvLayer, values: Float) -> Float:
+    """Return, for each output channel, the values of the input channels that it reads: ``[cout, cin / groups]``."""
+    by_group = values.reshape(layer.groups, -1)
+    return np.repeat(by_group, len(layer.weight) // layer.groups, axis=0)
+
+
+def _scaled(layer: Layer, factors: Mapping[str, Float]) -> Layer:
+    if not isinstance(layer, ConvLayer):
+        return layer
+    weight, bias = layer.weight, layer.bias
+    if layer.inputs[0] in factors:
+        weight = weight / _per_input(layer, factors[layer.inputs[0]])[:, None, None, :]
+    if layer.output in factors:
+        out = factors[layer.output]
+        weight, bias = weight * out[:, None, None, None], bias * out
+    return replace(layer, weight=weight, bias=bias)

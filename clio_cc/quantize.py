@@ -1,0 +1,256 @@
+"""Quantization: a float Network and calibration → a Program, and a report of what each layer lost.
+
+    calibrate → equalize → formats by loss → walk
+
+The walk runs the float and the integer network side by side over some calibration samples. At each Conv the weights are rounded for
+the inputs that the integer network really gives it, and the bias absorbs what is left of the mean error; so every layer makes up for
+the ones before it. It also measures the error of every operator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from clio_cc.calibrate import Progress, Samples, Statistics, calibrate, samples_within_budget
+from clio_cc.errors import ClioError
+from clio_cc.operators.base import Operator, Tensor
+from clio_cc.operators.conv import Conv
+from clio_cc.operators.softmax import OUTPUT_SCALE
+from clio_cc.program import Program, Tap
+from clio_cc.qformat import INT8_MAX, INT8_MIN, Int8Array, describe_scale, quantize
+from clio_cc.quantization.emit import emit, emit_conv, smallest_scale
+from clio_cc.quantization.equalize import equalize
+from clio_cc.quantization.formats import Mode, activation_scale, power_at_least, weight_scales
+from clio_cc.quantization.layers import ConvLayer, Float, Layer, Network, SoftmaxLayer
+from clio_cc.quantization.rounding import round_weights
+
+WALK_MACS = 3e9  # multiply-accumulates of the walk, in float and again in integers
+WALK_SAMPLES = (8, 128)
+_ROWS = 8192  # receptive fields per layer from which weights are rounded
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """What one operator's output lost against the float network.
+
+    Attributes:
+        name: Of the operator.
+        kind: Of the operator.
+        format: Of the output, ``Q3.4`` or a scale.
+        sqnr_db: Signal power over error power in dB, all operators before it quantized too; 200 at most.
+        saturated: Share of output values at an end of int8 (or of the clamp, where that is not the layer's own).
+    """
+
+    name: str
+    kind: str
+    format: str
+    sqnr_db: float
+    saturated: float
+
+    def as_json(self) -> dict[str, object]:
+        """Return the fields for the manifest."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, eq=False)
+class Quantized:
+    """The result.
+
+    Attributes:
+        program: The device's half in integers.
+        network: The float network that the program approximates, equalized.
+        layers: One report per operator, in order.
+        samples: Number of samples that the layers' reports are measured on.
+        calibration_samples: Number of samples whose ranges were recorded.
+    """
+
+    program: Program
+    network: Network
+    layers: tuple[LayerReport, ...]
+    samples: int
+    calibration_samples: int
+
+    def quantize_inputs(self, inputs: Mapping[str, npt.NDArray[np.floating]]) -> list[Int8Array]:
+        """Return float inputs in graph layout (``[n, ...]``) as the program takes them."""
+        return [
+            quantize(np.asarray(self.network.layouts[tensor.name].to_device(inputs[tensor.name]), np.float64), tensor.scale)
+            for tensor in self.program.inputs
+        ]
+
+    def dequantize_outputs(self, outputs: list[Int8Array]) -> list[npt.NDArray[np.float32]]:
+        """Return the program's outputs as floats in graph layout."""
+        tensors = self.program.tensors
+        return [
+            np.asarray(self.network.layouts[name].to_graph(value), np.float32) * np.float32(tensors[name].scale)
+            for name, value in zip(self.program.outputs, outputs, strict=True)
+        ]
+
+
+def quantize_model(
+    model: ir.Model, network: Network, samples: Samples, mode: Mode = "shift", progress: Progress | None = None
+) -> Quantized:
+    """Quantize the device's half of a float graph.
+
+    Args:
+        model: The canonical float graph.
+        network: Its device half, from :func:`clio_cc.lower.lower`.
+        samples: Calibration inputs; more than needed are thinned out.
+        mode: ``shift`` for powers of two, ``mulshift`` for any scale.
+        progress: Called with (steps done, steps in all).
+    """
+    chosen = samples_within_budget(network, samples)
+    steps = chosen.count + len(network.layers)
+    report = progress or (lambda done, total: None)
+    statistics = calibrate(model, network, chosen, lambda done, _: report(done, steps))
+    equalized, statistics, _ = equalize(network, statistics)
+    walk = chosen.take(int(np.clip(WALK_MACS / max(1, network.macs), *WALK_SAMPLES)))
+    inputs = {name: network.layouts[name].to_device(walk.inputs[name]) for name in network.inputs}
+    quantizer = _Quantizer(equalized, statistics, mode)
+    quantizer.run(inputs, lambda done: report(chosen.count + done, steps))
+    program = Program(
+        tuple(quantizer.tensors[name] for name in network.inputs),
+        tuple(quantizer.operators),
+        network.outputs,
+        _taps(equalized, quantizer.tensors),
+    )
+    return Quantized(program, equalized, tuple(quantizer.reports), walk.count, chosen.count)
+
+
+def _taps(network: Network, tensors: Mapping[str, Tensor]) -> tuple[Tap, ...]:
+    if network.partition == "local":
+        return ()
+    tensor = tensors[network.outputs[0]]
+    units = tensor.shape[-1]
+    return (Tap(network.partition, tensor.name, units, tensor.bytes // units),)
+
+
+@dataclass(eq=False)
+class _Quantizer:
+    """The walk: what it knows of every tensor so far."""
+
+    network: Network
+    statistics: Mapping[str, Statistics]
+    mode: Mode
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    operators: list[Operator] = field(default_factory=list)
+    reports: list[LayerReport] = field(default_factory=list)
+
+    def run(self, inputs: Mapping[str, Float], progress: Callable[[int], None]) -> None:
+        exact: dict[str, Float] = {}
+        steps: dict[str, Int8Array] = {}
+        for name, x in inputs.items():
+            self.tensors[name] = Tensor(name, self.network.layouts[name].shape, self.scale_of(name))
+            exact[name] = x
+            steps[name] = quantize(x, self.tensors[name].scale)
+        last_use = {name: i for i, layer in enumerate(self.network.layers) for name in layer.inputs}
+        for index, layer in enumerate(self.network.layers):
+            float_inputs = [exact[name] for name in layer.inputs]
+            int_inputs = [steps[name] for name in layer.inputs]
+            try:
+                if isinstance(layer, ConvLayer):
+                    op, wanted, got = self.conv(layer, float_inputs[0], int_inputs[0])
+                else:
+                    op, wanted, got = self.other(layer, float_inputs, int_inputs)
+            except (ValueError, OverflowError) as error:
+                raise ClioError(f"cannot be quantized: {error}", f"node '{layer.name}' ({layer.kind})") from error
+            self.operators.append(op)
+            self.reports.append(_report(op, wanted, got))
+            exact[layer.output], steps[layer.output] = wanted, got
+            for name in [name for name in exact if last_use.get(name, -1) <= index]:
+                del exact[name], steps[name]
+            progress(index + 1)
+
+    def scale_of(self, name: str, values: Float | None = None) -> float:
+        """Return the activation scale of a tensor from its statistics, or from `values` where calibration saw none."""
+        seen = self.statistics.get(name)
+        if seen is not None:
+            return activation_scale(seen.rows, float(seen.largest.max()), self.mode)
+        assert values is not None
+        return activation_scale(values, float(np.abs(values).max()), self.mode)
+
+    def other(self, layer: Layer, exact: list[Float], steps: list[Int8Array]) -> tuple[Operator, Float, Int8Array]:
+        wanted = layer.evaluate(exact)
+        inputs = [self.tensors[name] for name in layer.inputs]
+        if isinstance(layer, SoftmaxLayer):
+            scale = OUTPUT_SCALE
+        elif layer.keeps_scale:
+            scale = inputs[0].scale
+        else:
+            scale = max(self.scale_of(layer.output, wanted), self.allowed(smallest_scale(layer, inputs, self.mode)))
+        output = self.tensors[layer.output] = Tensor(layer.output, layer.shape, scale)
+        op = emit(layer, inputs, output, self.mode)
+        return op, wanted, op.evaluate(steps)
+
+    def allowed(self, scale: float) -> float:
+        """Return the finest scale of this mode that is not below `scale`."""
+        return power_at_least(scale) if self.mode == "shift" and scale > 0 else scale
+
+    def conv(self, layer: ConvLayer, exact: Float, steps: Int8Array) -> tuple[Operator, Float, Int8Array]:
+        x = self.tensors[layer.inputs[0]]
+        gram = _gram(layer, steps)
+        flat = layer.weight.reshape(len(layer.weight), -1)
+        per_group = len(flat) // layer.groups
+        power = np.repeat(np.einsum("gii->gi", gram), per_group, axis=0)
+        scale = weight_scales(flat, power + 1e-9 * power.mean() + 1e-30, self.mode)
+        output_scale = max(self.scale_of(layer.output), self.allowed(_finest_output(x.scale * scale, self.mode)))
+        scale = _bounded(scale, x.scale, output_scale, layer.bias)
+        grouped = flat.reshape(layer.groups, per_group, -1)
+        weight = round_weights(grouped, scale.reshape(layer.groups, per_group), gram)
+        weight = weight.reshape(layer.weight.shape).astype(np.int8)
+        output = self.tensors[layer.output] = Tensor(layer.output, layer.shape, output_scale)
+        step = x.scale * scale
+        bias = np.floor(layer.bias / step + 0.5).astype(np.int64)
+        op = emit_conv(layer, x, output, weight, scale, bias, self.mode)
+        linear = layer.linear([exact])
+        acc = op.accumulate(steps)
+        axes = tuple(range(acc.ndim - 1))
+        missing = linear.reshape(acc.shape).mean(axis=axes, dtype=np.float64) - acc.mean(axis=axes, dtype=np.float64) * step
+        correction = np.floor(missing / step + 0.5).astype(np.int64)
+        op = emit_conv(layer, x, output, weight, scale, bias + correction, self.mode)
+        got = op.requantize.apply(acc + correction.astype(np.int32))
+        return op, layer.clamp(linear), got.reshape(len(got), *layer.shape)
+
+
+def _gram(layer: ConvLayer, steps: Int8Array) -> Float:
+    """Return the sums of products of a Conv's inputs, ``[groups, inputs, inputs]``, over some receptive fields."""
+    pixels = layer.pixels[0] * layer.pixels[1] * len(steps)
+    every = max(1, pixels // _ROWS)
+    windows = [w.reshape(-1, w.shape[-1])[::every].astype(np.float32) for w in layer.windows(steps)]  # type: ignore[arg-type]
+    per_in = layer.weight.shape[3]
+    if layer.depthwise:
+        taps = np.stack(windows)  # [taps, rows, channels]
+        gram = np.einsum("arc,brc->cab", taps, taps, optimize=True)
+        return np.repeat(gram, 1, axis=0).astype(np.float64)
+    grams = []
+    for g in range(layer.groups):
+        rows = np.concatenate([w[:, g * per_in : (g + 1) * per_in] for w in windows], axis=1)
+        grams.append(rows.T @ rows)
+    return np.stack(grams).astype(np.float64)
+
+
+def _finest_output(accumulator_scale: Float, mode: Mode) -> float:
+    """Return the finest output scale that the requantization reaches: a shift right, or a multiplier below 1/4."""
+    return float(accumulator_scale.max()) * (1 if mode == "shift" else 4.01)
+
+
+def _bounded(scale: Float, input_scale: float, output_scale: float, bias: Float) -> Float:
+    """Return weight scales coarse enough for the shift (at most 24) and for the bias (at most 2**28 steps)."""
+    least = np.maximum(output_scale * 2.0**-24, np.abs(bias) * 2.0**-28) / input_scale
+    factor = np.maximum(np.ceil(np.log2(np.maximum(least / scale, 1e-30))), 0)
+    return scale * 2.0**factor
+
+
+def _report(op: Operator, wanted: Float, got: Int8Array) -> LayerReport:
+    scale = op.output.scale
+    signal = float(np.square(wanted, dtype=np.float64).sum())
+    noise = float(np.square(wanted - got.astype(np.float32) * np.float32(scale), dtype=np.float64).sum())
+    ratio = 10 * np.log10(max(signal, 1e-30) / max(noise, 1e-30))
+    lo, hi = (op.requantize.lo, op.requantize.hi) if isinstance(op, Conv) else (INT8_MIN, INT8_MAX)
+    ends = (got == INT8_MAX) | (got == INT8_MIN) if (lo, hi) == (INT8_MIN, INT8_MAX) else got == INT8_MAX
+    kind = op.kind
+    return LayerReport(op.name, kind, describe_scale(scale), round(float(np.clip(ratio, -200, 200)), 2), round(float(ends.mean()), 6))
