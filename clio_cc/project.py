@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -92,6 +93,8 @@ def _check_path(path: str) -> None:
 def _replace_folder(folder: Path, files: Mapping[str, bytes]) -> None:
     target = folder.resolve()
     _check_replaceable(folder, target)
+    if target.parent.is_file():  # mkdir would only say that the file exists
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
     target.parent.mkdir(parents=True, exist_ok=True)
     # Siblings, because a rename is atomic only within one file system; the process id keeps two runs apart.
     fresh = target.with_name(f".{target.name}.new-{os.getpid()}")

@@ -281,6 +281,21 @@ def linked_sizes(built: Build) -> Sizes:
     return sum(sections(built).values(), Sizes())
 
 
+def undefined_symbols(built: Build) -> frozenset[str]:
+    """What the model's objects need from elsewhere: library functions, hooks where they are compiled in.
+
+    Raises:
+        ClioError: The tool chain's ``nm`` is missing.
+    """
+    compiler = built.board.compiler
+    objects = [str(built.map.parent / f"{Path(source).stem}.o") for source in MODEL_SOURCES]
+    command = [find_tool(compiler.nm, compiler.packages), "--format=posix", *objects]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    symbols = [line.split()[:2] for line in lines if not line.endswith(":") and line]
+    defined = {name for name, kind in symbols if kind != "U"}
+    return frozenset(name for name, kind in symbols if kind == "U") - defined
+
+
 _NODE = re.compile(r'^node: \{ title: "([^"]*)" label: "([^"]*)"', re.MULTILINE)
 _EDGE = re.compile(r'^edge: \{ sourcename: "([^"]*)" targetname: "([^"]*)"', re.MULTILINE)
 _FRAME = re.compile(r"\\n(\d+) bytes \(([\w,]+)\)")

@@ -35,6 +35,11 @@ class Compiler:
     flags: tuple[str, ...] = ()
     link_flags: tuple[str, ...] = ()
 
+    @property
+    def nm(self) -> str:
+        """The command that lists symbols, from the same tool chain."""
+        return f"{self.command.removesuffix('gcc')}nm"
+
 
 @dataclass(frozen=True)
 class Region:
