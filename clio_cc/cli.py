@@ -1,0 +1,337 @@
+"""The command line: the only module that prints, and the only one that knows typer and rich."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from clio_cc import __version__
+from clio_cc.errors import ClioError
+
+if TYPE_CHECKING:
+    from clio_cc.compiler import Compiled, Progress
+    from clio_cc.passes.runner import Hook
+
+app = typer.Typer(
+    name="clio-cc",
+    help="Split a neural network between a microcontroller and the cloud: ONNX in, C and ONNX out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+OUT = Path("clio-out")
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+OutFolder = Annotated[Path, typer.Argument(help="Folder that compile wrote.")]
+Model = Annotated[Path, typer.Argument(help="ONNX file.", show_default=False)]
+Calibration = Annotated[
+    Path | None,
+    typer.Option(help="Real inputs: .npz with x (and y), .npy, or a folder of images.", show_default=False),
+]
+ImageScale = Annotated[float, typer.Option(help="Divide pixels of images by this.")]
+
+
+def main() -> None:
+    """Run the command line; errors of the input end with one message and exit code 1."""
+    try:
+        app()
+    except ClioError as error:
+        print(f"clio-cc: error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+@app.callback(invoke_without_command=True)
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        print(f"clio-cc {__version__}")
+        raise typer.Exit
+
+
+@app.command("compile")
+def compile_command(
+    model: Model,
+    target: Annotated[str, typer.Option(help="Board: see `clio-cc targets`.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")] = OUT,
+    calibration: Calibration = None,
+    image_scale: ImageScale = 1.0,
+    samples: Annotated[int, typer.Option(help="Most calibration inputs to use.", min=1)] = 512,
+    partition: Annotated[str, typer.Option(help="auto, local (all on the device), or a partition point.")] = "auto",
+    requant: Annotated[str, typer.Option(help="shift, or mulshift for models that shifts cannot carry.")] = "shift",
+    time_passes: Annotated[bool, typer.Option("--time-passes", help="Print what each pass took.")] = False,
+    print_after: Annotated[list[str] | None, typer.Option(help="Print the graph after this pass.")] = None,
+    dump: Annotated[Path | None, typer.Option(help="Write the graph after every pass into this folder.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Compile a model: the device's half to C, the cloud's half to ONNX."""
+    from clio_cc import compiler
+
+    if requant not in compiler.REQUANTIZATIONS:
+        raise ClioError(f"unknown requantization '{requant}'", hint=f"choose {' or '.join(compiler.REQUANTIZATIONS)}")
+    options = compiler.Options(model, target, calibration, image_scale, samples, partition, requant)
+    with _passes_hook(time_passes, print_after or [], dump) as hook, _progress(quiet=as_json) as progress:
+        result = compiler.compile_model(options, progress, hook)
+        result.files.write(out)
+    for warning in result.warnings:
+        _warn(warning)
+    if as_json:
+        _print_json(result.manifest)
+    else:
+        _print_compiled(result, out)
+
+
+@app.command("inspect")
+def inspect_command(
+    model: Model,
+    time_passes: Annotated[bool, typer.Option("--time-passes", help="Print what each pass took.")] = False,
+    print_after: Annotated[list[str] | None, typer.Option(help="Print the graph after this pass.")] = None,
+    dump: Annotated[Path | None, typer.Option(help="Write the graph after every pass into this folder.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show a model's layers, its partition points, and what the device can run."""
+    from clio_cc.compiler import front_end
+    from clio_cc.inspection import inspect_model
+    from clio_cc.lower import device_supports
+
+    with _passes_hook(time_passes, print_after or [], dump) as hook:
+        found = inspect_model(front_end(model, hook), device_supports)
+    if as_json:
+        _print_json(found.to_json())
+        return
+    layers = [
+        (each.name, each.op, _dims(each.shape), each.macs, each.weight_bytes, each.output_bytes, _yes(each.device, each.reason))
+        for each in found.layers
+    ]
+    _print_table("Layers", ("name", "operator", "output", "MACs", "weights B", "output B", "device"), layers)
+    points = [
+        (each.name, _dims(each.shape), each.bytes, each.macs_before, _yes(each.runnable, each.reason))
+        for each in found.partition_points
+    ]
+    _print_table("Partition points", ("name", "shape", "bytes", "MACs before", "runnable"), points)
+
+
+@app.command("targets")
+def targets_command(as_json: Json = False) -> None:
+    """List the boards, with the source of each figure."""
+    from clio_cc.targets import TARGETS
+
+    figures = ("clock_hz", "ram_bytes", "flash_bytes", "power_mw", "macs_per_s")
+    if as_json:
+        found = [
+            {
+                "name": target.name,
+                "title": target.title,
+                "core": target.core,
+                "emulated": target.emulated.name,
+                **{f: {"value": getattr(target, f).value, "source": getattr(target, f).source} for f in figures},
+            }
+            for target in TARGETS
+        ]
+        _print_json(found)
+        return
+    for target in TARGETS:
+        rows = [(f, f"{getattr(target, f).value:,.10g}", getattr(target, f).source) for f in figures]
+        _print_table(f"{target.name}: {target.title} (emulated: {target.emulated.name})", ("", "value", "source"), rows)
+
+
+@app.command("profile")
+def profile_command(
+    out: OutFolder = OUT,
+    repeats: Annotated[int, typer.Option(help="Runs on the cloud side to take the median of.", min=1)] = 20,
+    as_json: Json = False,
+) -> None:
+    """Measure the cloud side of every layer on this machine and write profile.csv."""
+    from clio_cc import results
+
+    rows = results.measure_profile(out, repeats)
+    if as_json:
+        _print_json([row.to_json() for row in rows])
+        return
+    table = [
+        (r.layer, r.op, r.macs, "" if r.device_us is None else f"{r.device_us:,.1f}", f"{r.cloud_us:,.1f}") for r in rows
+    ]
+    _print_table("Profile", ("layer", "operator", "MACs", "device us", "cloud us"), table)
+    for source in dict.fromkeys([r.device_source for r in rows] + [r.cloud_source for r in rows]):
+        print(f"source: {source}")
+
+
+@app.command("plan")
+def plan_command(
+    bandwidth: Annotated[str, typer.Option(help="Range in bits per second: 50k:2M.")] = "50k:2M",
+    out: OutFolder = OUT,
+    deadline: Annotated[str, typer.Option(help="Time from input to result: 300ms.")] = "300ms",
+    link: Annotated[str | None, typer.Option(help="Radio, for its energy.", show_default=False)] = None,
+    as_json: Json = False,
+) -> None:
+    """Plan which cut to use at which bandwidth, and write plan.json."""
+    from clio_cc import results
+    from clio_cc.plan import check_reachable
+
+    made = results.make_plan(out, bandwidth, deadline, link)
+    check_reachable(made)
+    results.write_plan(out, made)
+    if as_json:
+        _print_json(made.to_json())
+        return
+    ranges = [
+        (_bps(r.from_bps), _bps(r.to_bps), r.partition, r.slices, _ms(r.latency_us), _or_unknown(r.energy_uj), _or_unknown(r.accuracy))
+        for r in made.ranges
+    ]
+    heads = ("from", "to", "partition", "slices", "latency", "energy uJ", "accuracy")
+    _print_table(f"Plan for {deadline}", heads, ranges)
+    for low, high in made.holes:
+        print(f"hole: nothing meets the deadline from {_bps(low)} to {_bps(high)}")
+    fixed = [
+        (s.strategy, s.partition, s.bytes, "never" if s.from_bps is None else _bps(s.from_bps), _ms(s.latency_us), _ms(s.shortest_us))
+        for s in made.strategies
+    ]
+    heads = ("strategy", "partition", "bytes", "meets it from", f"at {_bps(made.bandwidth[0])}", f"at {_bps(made.bandwidth[1])}")
+    _print_table("Fixed strategies", heads, fixed)
+
+
+@app.command("verify")
+def verify_command(
+    out: OutFolder = OUT,
+    inputs: Annotated[int, typer.Option(help="Number of inputs.", min=1)] = 8,
+    data: Annotated[Path | None, typer.Option(help="Real inputs, as for --calibration.", show_default=False)] = None,
+    image_scale: ImageScale = 1.0,
+    board: Annotated[str, typer.Option(help="all, host or emulated.")] = "all",
+    as_json: Json = False,
+) -> None:
+    """Build and run the device's half, and compare every operator with the reference, bit for bit."""
+    from clio_cc import verify
+
+    with _progress(quiet=as_json) as progress:
+        result = verify.verify(out, inputs, data, image_scale, board, progress)
+    if as_json:
+        _print_json(result.to_json())
+    else:
+        for line in result.lines():
+            print(line)
+    if not result.passed:
+        raise typer.Exit(1)
+
+
+# --- printing -----------------------------------------------------------------------------------------------------
+
+
+def _print_compiled(result: Compiled, out: Path) -> None:
+    layers = [(each.name, each.kind, each.format, f"{each.sqnr_db:.1f}") for each in result.quantized.layers]
+    _print_table("Quantization", ("operator", "kind", "output format", "SQNR dB"), layers)
+    device = result.manifest["device"]
+    unknown = "not stated"
+    rows = [
+        ("partition", result.point.name if result.point is not None else "local"),
+        ("bytes sent", f"{result.point.bytes:,}" if result.point is not None else "0"),
+        ("device MACs", f"{device['macs']:,}"),
+        ("RAM", unknown if device["ram_bytes"] is None else f"{device['ram_bytes']:,} B"),
+        ("  arena", f"{device['arena_bytes']:,} B"),
+        ("  stack", unknown if device["stack_bytes"] is None else f"{device['stack_bytes']:,} B"),
+        ("flash", unknown if device["flash_bytes"] is None else f"{device['flash_bytes']:,} B"),
+        ("  tables", f"{device['table_bytes']:,} B"),
+    ]
+    _print_table(f"{result.options.model.name} for {result.target.title}", ("", ""), rows)
+    print(f"wrote {out}/ ({len(result.files.files)} files)")
+
+
+def _print_table(title: str, heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", show_header=any(heads), box=None, pad_edge=False)
+    for index, head in enumerate(heads):
+        numeric = index > 0 and all(isinstance(row[index], int | float) for row in rows)
+        table.add_column(head, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row))
+    width = None if sys.stdout.isatty() else 160
+    Console(width=width, highlight=False, markup=False).print(table)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _warn(text: str) -> None:
+    print(f"clio-cc: warning: {text}", file=sys.stderr)
+
+
+def _dims(shape: Sequence[int]) -> str:
+    return "x".join("?" if d < 0 else str(d) for d in shape)
+
+
+def _yes(value: bool, reason: str) -> str:
+    return "yes" if value else f"no: {reason}"
+
+
+def _bps(value: int) -> str:
+    from clio_cc.units import format_bps
+
+    return format_bps(value)
+
+
+def _ms(value: float) -> str:
+    return f"{value / 1000:,.1f} ms"
+
+
+def _or_unknown(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:,.4g}"
+
+
+def _write_files(folder: Path, files: dict[str, bytes]) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+    except OSError as error:
+        raise ClioError(f"cannot write folder '{folder}': {error.strerror}") from error
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Progress]:
+    """A bar per stage on stderr; nothing where nobody is looking."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description:22}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    bars: dict[str, Any] = {}
+    with Progress(*columns, console=Console(stderr=True), disable=quiet or not sys.stderr.isatty()) as display:
+
+        def report(stage: str, done: int, of: int) -> None:
+            if stage not in bars:
+                bars[stage] = display.add_task(stage, total=of)
+            display.update(bars[stage], completed=done, total=of)
+
+        yield report
+
+
+@contextmanager
+def _passes_hook(time_passes: bool, names: Sequence[str], dump: Path | None) -> Iterator[Hook | None]:
+    """One hook for --time-passes, --print-after and --dump; times are printed when all is done."""
+    from clio_cc.passes import runner
+
+    records: list[runner.PassRecord] = []
+    hooks: list[Hook] = [lambda record, _: records.append(record)]
+    emit: Callable[[str], None] = print
+    if names:
+        hooks.append(runner.print_after(names, emit))
+    dumped: dict[str, bytes] = {}
+    if dump is not None:
+        hooks.append(runner.dump_into(dumped))
+    yield runner.join_hooks(*hooks)
+    if dump is not None:
+        _write_files(dump, dumped)
+    if time_passes:
+        print(runner.format_times(records))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""Where to cut: the partition point asked for, or the cheapest in bytes that the board can run and hold."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from clio_cc.arena import plan_arena
+from clio_cc.errors import ClioError
+from clio_cc.operators.base import Operator, Tensor
+from clio_cc.program import Program
+from clio_cc.targets import Target
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from clio_cc.partition import PartitionPoint
+    from clio_cc.quantization.layers import Network
+
+AUTO, LOCAL = "auto", "local"
+
+# What a cut may take before it is compiled: code and stack are not known yet. The largest code seen is 21 KB.
+CODE_BYTES = 24 * 1024
+STACK_BYTES = 1024
+
+
+def choose_cut(graph: ir.Model, partition: str, target: Target) -> tuple[PartitionPoint | None, Network]:
+    """Return the cut (None for the whole network on the device) and the device's half, still in floating point.
+
+    Args:
+        graph: The float graph after the passes.
+        partition: ``auto``, ``local``, or the name of a partition point or of its tensor.
+        target: The board that must hold it, for ``auto``.
+
+    Raises:
+        ClioError: no such point; an operator before it does not run on the device; nothing fits the board.
+    """
+    from clio_cc.inspection import inspect_model
+    from clio_cc.lower import device_supports, lower
+    from clio_cc.partition import find_point, partition_points
+
+    points = [point for point in partition_points(graph) if point.kind == "features"]
+    runnable = {point.name for point in inspect_model(graph, device_supports).partition_points if point.runnable}
+    reachable = [point for point in points if point.name in runnable]
+    nearest = reachable[-1].name if reachable else ""
+    if partition == LOCAL:
+        return None, lower(graph, nearest=nearest)
+    if partition != AUTO:
+        point = find_point(points, partition)
+        return point, lower(graph, point.tensor, point.name, nearest)
+    for point in sorted(reachable, key=lambda point: (point.bytes, point.macs_before)):
+        network = lower(graph, point.tensor, point.name)
+        if fits(network, target):
+            return point, network
+    if reachable:
+        raise ClioError(f"no partition point fits {target.name}", hint="choose a board with more memory")
+    return None, lower(graph)  # one layer, or an operator in front that the device lacks: lower says which
+
+
+def fits(network: Network, target: Target) -> bool:
+    """Return whether the board can hold the device's half: arena and tables exact, code and stack by allowance."""
+    from clio_cc.memory import table_bytes
+
+    program = skeleton(network)
+    ram = plan_arena(program).bytes + STACK_BYTES
+    flash = table_bytes(program) + CODE_BYTES
+    if target.runs_from_ram:
+        ram, flash = ram + flash, 0
+    return ram <= target.ram_bytes.value and flash <= target.flash_bytes.value
+
+
+def skeleton(network: Network) -> Program:
+    """Return the Program's structure before quantization: shapes, tables and scratch as they will be, numbers without meaning."""
+    from clio_cc.operators.softmax import OUTPUT_SCALE
+    from clio_cc.quantization.emit import emit, emit_conv
+    from clio_cc.quantization.layers import ConvLayer, SoftmaxLayer
+
+    shapes = network.shapes
+    tensors = {name: Tensor(name, shapes[name], 1.0) for name in network.inputs}
+    operators: list[Operator] = []
+    rng = np.random.default_rng(0)  # equal tables are stored once: these must differ as the real ones do
+    for layer in network.layers:
+        inputs = [tensors[name] for name in layer.inputs]
+        scale = OUTPUT_SCALE if isinstance(layer, SoftmaxLayer) else 1.0
+        output = tensors[layer.output] = Tensor(layer.output, layer.shape, scale)
+        if isinstance(layer, ConvLayer):
+            weight = rng.integers(-1, 2, layer.weight.shape).astype(np.int8)
+            zeros = np.zeros(len(weight), np.int32)
+            operators.append(emit_conv(layer, inputs[0], output, weight, np.ones(len(weight)), zeros, "shift"))
+        else:
+            operators.append(emit(layer, inputs, output, "shift"))
+    return Program(tuple(tensors[name] for name in network.inputs), tuple(operators), network.outputs)
+
