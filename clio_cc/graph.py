@@ -330,7 +330,9 @@ def rewrite(model: ir.Model, rule: Callable[[ir.Node], bool]) -> bool:
         for node in list(model.graph):
             if node.graph is model.graph and rule(node):
                 again = changed = True
-    return remove_unused(model) or changed
+        # After each sweep: what is dead must not look like a second reader in the next.
+        changed |= remove_unused(model)
+    return changed
 
 
 def remove_unused(model: ir.Model) -> bool:

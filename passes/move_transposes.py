@@ -122,6 +122,7 @@ def _hoist(node: ir.Node) -> bool:
     )
     inputs = [turned if value is source else _turn_constant(before, value, perm) for value in before.inputs]
     _replace_like(node, before, inputs)
+    graph.graph_of(before).remove(before, safe=True)  # now, or its operand would look shared
     return True
 
 
