@@ -120,6 +120,26 @@ def test_a_failed_write_leaves_the_older_result(tmp_path: Path, monkeypatch: pyt
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
+def test_a_failed_exchange_puts_the_older_result_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    RESULT.write(out)
+    rename = Path.rename
+
+    def refuse(self: Path, target: Path) -> Path:
+        if ".new-" in self.name:
+            raise PermissionError(13, "Permission denied")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(ClioError) as caught:
+        project_files({"new": "new"}).write(out)
+    assert str(caught.value) == f"cannot write output folder '{out}': Permission denied"
+    assert tree(out) == dict(RESULT.files)
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
 def test_fill() -> None:
     assert fill("a @X@ b @Y_2@ $@ @x@ @X@", {"X": "1", "Y_2": "@X@"}) == "a 1 b @X@ $@ @x@ 1"
     with pytest.raises(ValueError, match=r"^template: no value for @Y@$"):

@@ -35,6 +35,10 @@ CLIO_INLINE uint32_t clio_sxtb16_odd(uint32_t v) {
 /* Two words from a 4-byte aligned pointer, which moves on. */
 #define CLIO_LOAD2(a, b, p) __asm__ volatile("ldrd %0, %1, [%2], #8" : "=&r"(a), "=&r"(b), "+r"(p) : : "memory")
 
+/* Keeps the compiler from looking through these values: it would unroll a loop of few iterations, and split its pointers,
+ * until the accumulators no longer fit the registers. */
+#define CLIO_OPAQUE(a, b, c) __asm__("" : "+r"(a), "+r"(b), "+r"(c))
+
 /* A word from any address: single loads may be unaligned. */
 CLIO_INLINE uint32_t clio_load(const int8_t *p) {
     uint32_t v;
@@ -62,6 +66,14 @@ CLIO_INLINE int32_t clio_mulshift(int32_t acc, int32_t multiplier, int32_t shift
     int32_t high;
     __asm__("smmul %0, %1, %2" : "=r"(high) : "r"(acc), "r"(multiplier));
     return (high + (int32_t)(1u << (shift - 33))) >> (shift - 32);
+}
+
+/* One word instead of four bytes. */
+CLIO_INLINE void clio_store_4(int8_t *y, int32_t a, int32_t b, int32_t c, int32_t d) {
+    __asm__("bfi %0, %1, #8, #8" : "+r"(a) : "r"(b));
+    __asm__("bfi %0, %1, #16, #8" : "+r"(a) : "r"(c));
+    __asm__("bfi %0, %1, #24, #8" : "+r"(a) : "r"(d));
+    memcpy(y, &a, sizeof a);
 }
 
 /* Stores one block of four lanes; dst is 4-byte aligned. */
@@ -233,11 +245,11 @@ CLIO_INLINE void clio_matmul_3x2(int32_t *acc, const int16_t *columns, int32_t s
 }
 
 /* One tap of four channels; w moves on. */
-#define CLIO_TAP_4(x)                               \
+#define CLIO_TAP_4(x, w)                            \
     do {                                            \
         uint32_t bytes = clio_load(x), even, odd;   \
         uint32_t w_even, w_odd;                     \
-        CLIO_LOAD2(w_even, w_odd, v);               \
+        CLIO_LOAD2(w_even, w_odd, w);               \
         odd = clio_sxtb16_odd(bytes);               \
         even = clio_sxtb16(bytes);                  \
         CLIO_SMLABB(a0, even, w_even);              \
@@ -250,25 +262,24 @@ CLIO_INLINE void clio_matmul_3x2(int32_t *acc, const int16_t *columns, int32_t s
 CLIO_INLINE void clio_depthwise_4(int32_t *acc, const int8_t *x, const int16_t *w, int32_t rows,
                                   int32_t columns, int32_t x_row, int32_t x_column, int32_t w_row) {
     int32_t a0 = acc[0], a1 = acc[1], a2 = acc[2], a3 = acc[3];
+    CLIO_OPAQUE(x, w, rows);
     if (columns == 3) {
-        for (; rows > 0; --rows, x += x_row, w += w_row) {
-            const int16_t *v = w;
-            CLIO_TAP_4(x);
-            CLIO_TAP_4(x + x_column);
-            CLIO_TAP_4(x + 2 * x_column);
+        for (; rows > 0; --rows, x += x_row, w += w_row - 12) {
+            CLIO_TAP_4(x, w);
+            CLIO_TAP_4(x + x_column, w);
+            CLIO_TAP_4(x + 2 * x_column, w);
         }
     } else if (columns == 2) {
-        for (; rows > 0; --rows, x += x_row, w += w_row) {
-            const int16_t *v = w;
-            CLIO_TAP_4(x);
-            CLIO_TAP_4(x + x_column);
+        for (; rows > 0; --rows, x += x_row, w += w_row - 8) {
+            CLIO_TAP_4(x, w);
+            CLIO_TAP_4(x + x_column, w);
         }
     } else {
         for (; rows > 0; --rows, x += x_row, w += w_row) {
             const int8_t *u = x;
             const int16_t *v = w;
             for (int32_t t = columns; t > 0; --t, u += x_column) {
-                CLIO_TAP_4(u);
+                CLIO_TAP_4(u, v);
             }
         }
     }

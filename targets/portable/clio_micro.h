@@ -38,6 +38,14 @@ CLIO_INLINE int32_t clio_mulshift(int32_t acc, int32_t multiplier, int32_t shift
     return (high + (int32_t)(1u << (shift - 33))) >> (shift - 32);
 }
 
+/* Stores four int8 values side by side. */
+CLIO_INLINE void clio_store_4(int8_t *y, int32_t a, int32_t b, int32_t c, int32_t d) {
+    y[0] = (int8_t)a;
+    y[1] = (int8_t)b;
+    y[2] = (int8_t)c;
+    y[3] = (int8_t)d;
+}
+
 /* Widens `count` bytes into blocks of four lanes, zeros up to a whole block. Block b goes to dst + b * step. */
 CLIO_INLINE void clio_gather(int16_t *dst, int32_t step, const int8_t *src, int32_t count) {
     for (; count >= 4; count -= 4, src += 4, dst += step) {

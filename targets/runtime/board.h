@@ -26,7 +26,7 @@ void board_fault(const char *reason);
 /* Fills the unused part of the stack with a pattern. */
 void board_stack_paint(void);
 
-/* Bytes from the top of the stack to the deepest one written since it was painted; 0 where it cannot be known. A stack
+/* Bytes of stack that the caller's calls have used since it called board_stack_paint; 0 where it cannot be known. A stack
  * that was used up is a fault. */
 uint32_t board_stack_used(void);
 

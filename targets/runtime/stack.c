@@ -4,10 +4,12 @@
 #define PATTERN 0xc5c5c5c5u
 
 extern uint32_t _stack_limit[];
-extern uint32_t _stack_top[];
 
 /* The pointers are volatile lest the compiler turn a loop into a call of memset, which has a stack frame of its own. */
 
+static volatile uint32_t *painted_to;
+
+/* Calls nothing, so that the stack pointer is the caller's. */
 void board_stack_paint(void) {
     volatile uint32_t *end;
     volatile uint32_t *at;
@@ -19,6 +21,7 @@ void board_stack_paint(void) {
     for (at = _stack_limit; at < end; at++) {
         *at = PATTERN;
     }
+    painted_to = end;
 }
 
 uint32_t board_stack_used(void) {
@@ -26,8 +29,8 @@ uint32_t board_stack_used(void) {
     if (*at != PATTERN) {
         board_fault("stack overflow");
     }
-    while (at < _stack_top && *at == PATTERN) {
+    while (at < painted_to && *at == PATTERN) {
         at++;
     }
-    return (uint32_t)((uintptr_t)_stack_top - (uintptr_t)at);
+    return (uint32_t)((uintptr_t)painted_to - (uintptr_t)at);
 }
