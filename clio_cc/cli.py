@@ -64,18 +64,26 @@ def compile_command(
     calibration: Calibration = None,
     image_scale: ImageScale = 1.0,
     samples: Annotated[int, typer.Option(help="Most calibration inputs to use.", min=1)] = 512,
-    partition: Annotated[str, typer.Option(help="auto, local (all on the device), or a partition point.")] = "auto",
-    requant: Annotated[str, typer.Option(help="shift, or mulshift for models that shifts cannot carry.")] = "shift",
+    partition: Annotated[
+        str, typer.Option(help="auto, local (all on the device), or a partition point.")
+    ] = "auto",
+    requant: Annotated[
+        str, typer.Option(help="shift, or mulshift for models that shifts cannot carry.")
+    ] = "shift",
     time_passes: Annotated[bool, typer.Option("--time-passes", help="Print what each pass took.")] = False,
     print_after: Annotated[list[str] | None, typer.Option(help="Print the graph after this pass.")] = None,
-    dump: Annotated[Path | None, typer.Option(help="Write the graph after every pass into this folder.")] = None,
+    dump: Annotated[
+        Path | None, typer.Option(help="Write the graph after every pass into this folder.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Compile a model: the device's half to C, the cloud's half to ONNX."""
     from clio_cc import compiler
 
     if requant not in compiler.REQUANTIZATIONS:
-        raise ClioError(f"unknown requantization '{requant}'", hint=f"choose {' or '.join(compiler.REQUANTIZATIONS)}")
+        raise ClioError(
+            f"unknown requantization '{requant}'", hint=f"choose {' or '.join(compiler.REQUANTIZATIONS)}"
+        )
     options = compiler.Options(model, target, calibration, image_scale, samples, partition, requant)
     with _passes_hook(time_passes, print_after or [], dump) as hook, _progress(quiet=as_json) as progress:
         result = compiler.compile_model(options, progress, hook)
@@ -93,7 +101,9 @@ def inspect_command(
     model: Model,
     time_passes: Annotated[bool, typer.Option("--time-passes", help="Print what each pass took.")] = False,
     print_after: Annotated[list[str] | None, typer.Option(help="Print the graph after this pass.")] = None,
-    dump: Annotated[Path | None, typer.Option(help="Write the graph after every pass into this folder.")] = None,
+    dump: Annotated[
+        Path | None, typer.Option(help="Write the graph after every pass into this folder.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Show a model's layers, its partition points, and what the device can run."""
@@ -107,7 +117,15 @@ def inspect_command(
         _print_json(found.to_json())
         return
     layers = [
-        (each.name, each.op, _dims(each.shape), each.macs, each.weight_bytes, each.output_bytes, _yes(each.device, each.reason))
+        (
+            each.name,
+            each.op,
+            _dims(each.shape),
+            each.macs,
+            each.weight_bytes,
+            each.output_bytes,
+            _yes(each.device, each.reason),
+        )
         for each in found.layers
     ]
     _print_table("Layers", ("name", "operator", "output", "MACs", "weights B", "output B", "device"), layers)
@@ -131,7 +149,10 @@ def targets_command(as_json: Json = False) -> None:
                 "title": target.title,
                 "core": target.core,
                 "emulated": target.emulated.name,
-                **{f: {"value": getattr(target, f).value, "source": getattr(target, f).source} for f in figures},
+                **{
+                    f: {"value": getattr(target, f).value, "source": getattr(target, f).source}
+                    for f in figures
+                },
             }
             for target in TARGETS
         ]
@@ -139,7 +160,9 @@ def targets_command(as_json: Json = False) -> None:
         return
     for target in TARGETS:
         rows = [(f, f"{getattr(target, f).value:,.10g}", getattr(target, f).source) for f in figures]
-        _print_table(f"{target.name}: {target.title} (emulated: {target.emulated.name})", ("", "value", "source"), rows)
+        _print_table(
+            f"{target.name}: {target.title} (emulated: {target.emulated.name})", ("", "value", "source"), rows
+        )
 
 
 @app.command("profile")
@@ -156,7 +179,8 @@ def profile_command(
         _print_json([row.to_json() for row in rows])
         return
     table = [
-        (r.layer, r.op, r.macs, "" if r.device_us is None else f"{r.device_us:,.1f}", f"{r.cloud_us:,.1f}") for r in rows
+        (r.layer, r.op, r.macs, "" if r.device_us is None else f"{r.device_us:,.1f}", f"{r.cloud_us:,.1f}")
+        for r in rows
     ]
     _print_table("Profile", ("layer", "operator", "MACs", "device us", "cloud us"), table)
     for source in dict.fromkeys([r.device_source for r in rows] + [r.cloud_source for r in rows]):
@@ -182,7 +206,15 @@ def plan_command(
         _print_json(made.to_json())
         return
     ranges = [
-        (_bps(r.from_bps), _bps(r.to_bps), r.partition, r.slices, _ms(r.latency_us), _or_unknown(r.energy_uj), _or_unknown(r.accuracy))
+        (
+            _bps(r.from_bps),
+            _bps(r.to_bps),
+            r.partition,
+            r.slices,
+            _ms(r.latency_us),
+            _or_unknown(r.energy_uj),
+            _or_unknown(r.accuracy),
+        )
         for r in made.ranges
     ]
     heads = ("from", "to", "partition", "slices", "latency", "energy uJ", "accuracy")
@@ -190,10 +222,24 @@ def plan_command(
     for low, high in made.holes:
         print(f"hole: nothing meets the deadline from {_bps(low)} to {_bps(high)}")
     fixed = [
-        (s.strategy, s.partition, s.bytes, "never" if s.from_bps is None else _bps(s.from_bps), _ms(s.latency_us), _ms(s.shortest_us))
+        (
+            s.strategy,
+            s.partition,
+            s.bytes,
+            "never" if s.from_bps is None else _bps(s.from_bps),
+            _ms(s.latency_us),
+            _ms(s.shortest_us),
+        )
         for s in made.strategies
     ]
-    heads = ("strategy", "partition", "bytes", "meets it from", f"at {_bps(made.bandwidth[0])}", f"at {_bps(made.bandwidth[1])}")
+    heads = (
+        "strategy",
+        "partition",
+        "bytes",
+        "meets it from",
+        f"at {_bps(made.bandwidth[0])}",
+        f"at {_bps(made.bandwidth[1])}",
+    )
     _print_table("Fixed strategies", heads, fixed)
 
 
@@ -201,7 +247,9 @@ def plan_command(
 def verify_command(
     out: OutFolder = OUT,
     inputs: Annotated[int, typer.Option(help="Number of inputs.", min=1)] = 8,
-    data: Annotated[Path | None, typer.Option(help="Real inputs, as for --calibration.", show_default=False)] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Real inputs, as for --calibration.", show_default=False)
+    ] = None,
     image_scale: ImageScale = 1.0,
     board: Annotated[str, typer.Option(help="all, host or emulated.")] = "all",
     as_json: Json = False,
@@ -303,7 +351,9 @@ def _progress(quiet: bool) -> Iterator[Progress]:
 
     columns = (TextColumn("{task.description:22}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     bars: dict[str, Any] = {}
-    with Progress(*columns, console=Console(stderr=True), disable=quiet or not sys.stderr.isatty()) as display:
+    with Progress(
+        *columns, console=Console(stderr=True), disable=quiet or not sys.stderr.isatty()
+    ) as display:
 
         def report(stage: str, done: int, of: int) -> None:
             if stage not in bars:

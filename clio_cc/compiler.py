@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from clio_cc import __version__
 from clio_cc.arena import Arena, plan_arena
-from clio_cc.cut import choose_cut
+from clio_cc.cut import AUTO, choose_cut
 from clio_cc.memory import UNMEASURED_STACK_BYTES, Footprint, check_fits, measure, table_bytes
 from clio_cc.operators.base import Tensor
 from clio_cc.program import Program
@@ -144,7 +144,10 @@ def compile_model(options: Options, progress: Progress, hook: Hook | None = None
     device = {f"device/{path}": text for path, text in {**sources, **glue}.items()}
     manifest = _manifest(options, target, digest, point, quantized, program, footprint, samples)
     files = project_files(
-        device, _graphs(graph, quantized, program), _cloud(options, graph, point, program), _tables(graph, target, manifest)
+        device,
+        _graphs(graph, quantized, program),
+        _cloud(options, graph, point, program),
+        _tables(graph, target, manifest),
     )
     manifest["files"] = files.digests()
     files = project_files(files.files, {MANIFEST: to_json(manifest)})
@@ -172,7 +175,9 @@ def _graphs(graph: ir.Model, quantized: Quantized, program: Program) -> dict[str
     }
 
 
-def _cloud(options: Options, graph: ir.Model, point: PartitionPoint | None, program: Program) -> dict[str, bytes]:
+def _cloud(
+    options: Options, graph: ir.Model, point: PartitionPoint | None, program: Program
+) -> dict[str, bytes]:
     if point is None:
         return {}
     from clio_cc.cloud import cloud_model, triton_repository
@@ -184,15 +189,15 @@ def _cloud(options: Options, graph: ir.Model, point: PartitionPoint | None, prog
 
 
 def _tables(graph: ir.Model, target: Target, manifest: Mapping[str, Any]) -> dict[str, str]:
-    from clio_cc import plan, profile
+    from clio_cc import planner, profile
     from clio_cc.inspection import inspect_model
     from clio_cc.lower import device_supports
     from clio_cc.units import parse_bandwidth_range
 
     rows = profile.modelled(inspect_model(graph, device_supports).layers, target.macs_per_s)
-    made = plan.make_plan(
+    made = planner.make_plan(
         rows,
-        plan.read_points(manifest),
+        planner.read_points(manifest),
         parse_bandwidth_range(PLANNED_BANDWIDTH),
         input_bytes=manifest["input_bytes"],
         device_power_mw=target.power_mw,

@@ -41,7 +41,9 @@ def choose_cut(graph: ir.Model, partition: str, target: Target) -> tuple[Partiti
     from clio_cc.partition import find_point, partition_points
 
     points = [point for point in partition_points(graph) if point.kind == "features"]
-    runnable = {point.name for point in inspect_model(graph, device_supports).partition_points if point.runnable}
+    runnable = {
+        point.name for point in inspect_model(graph, device_supports).partition_points if point.runnable
+    }
     reachable = [point for point in points if point.name in runnable]
     nearest = reachable[-1].name if reachable else ""
     if partition == LOCAL:
@@ -87,8 +89,9 @@ def skeleton(network: Network) -> Program:
         if isinstance(layer, ConvLayer):
             weight = rng.integers(-1, 2, layer.weight.shape).astype(np.int8)
             zeros = np.zeros(len(weight), np.int32)
-            operators.append(emit_conv(layer, inputs[0], output, weight, np.ones(len(weight)), zeros, "shift"))
+            operators.append(
+                emit_conv(layer, inputs[0], output, weight, np.ones(len(weight)), zeros, "shift")
+            )
         else:
             operators.append(emit(layer, inputs, output, "shift"))
     return Program(tuple(tensors[name] for name in network.inputs), tuple(operators), network.outputs)
-

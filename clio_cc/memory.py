@@ -14,7 +14,9 @@ from clio_cc.program import Program
 from clio_cc.project import device_glue, project_files
 from clio_cc.targets import Target
 
-UNMEASURED_STACK_BYTES = 4096  # reserved in linker scripts where no compiler can say; the deepest seen is under 600
+UNMEASURED_STACK_BYTES = (
+    4096  # reserved in linker scripts where no compiler can say; the deepest seen is under 600
+)
 
 
 @dataclass(frozen=True)
@@ -99,4 +101,3 @@ def check_fits(footprint: Footprint, arena: Arena, target: Target) -> None:
             f"needs {flash} bytes of flash, {over} more than the {int(target.flash_bytes.value)} of {target.name}",
             hint=hint,
         )
-

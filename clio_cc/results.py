@@ -71,14 +71,14 @@ def measure_profile(out: Path, repeats: int) -> tuple[ProfileRow, ...]:
 
 def make_plan(out: Path, bandwidth: str, deadline: str, link: str | None) -> Plan:
     """Return the plan for a range of bandwidths and a deadline, as typed on the command line."""
-    from clio_cc import plan, profile, units
+    from clio_cc import planner, profile, units
     from clio_cc.link import find_link
 
     wanted, deadline_us = units.parse_bandwidth_range(bandwidth), units.parse_time_us(deadline)
     manifest = read_manifest(out)
-    return plan.make_plan(
+    return planner.make_plan(
         profile.read_profile(out / PROFILE),
-        plan.read_points(manifest, str(out / MANIFEST)),
+        planner.read_points(manifest, str(out / MANIFEST)),
         wanted,
         deadline_us=deadline_us,
         input_bytes=int(manifest["input_bytes"]),
@@ -114,5 +114,3 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise ClioError(f"cannot read '{path}': {error.strerror}", hint="compile again") from error
-
-

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from clio_cc import reference, toolchain
+from clio_cc import reference, results, toolchain
 from clio_cc.codegen.model import expected_hashes, vectors_source
+from clio_cc.errors import ClioError
 from clio_cc.program import Program
-from clio_cc.qformat import Int8Array
-from clio_cc.targets import Board
+from clio_cc.qformat import Int8Array, quantize
+from clio_cc.targets import HOST, Board, find_target
+
+BOARDS = ("all", "host", "emulated")
+CLOUD_TOLERANCE = 1e-4
+Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -92,7 +100,7 @@ def execute(
     if len(wrong):
         vector, op = (int(i) for i in wrong[0])
         first = _locate(program, device_dir, board, inputs, vector, op, build_dir / "dump")
-    counts = result.instructions[-1] if result.instructions else ()
+    counts = result.instructions[-1] if icount and result.instructions else ()
     return Execution(board.name, len(inputs[0]), first, counts, result.stack_bytes)
 
 
@@ -120,4 +128,255 @@ def _locate(
     element = int(differing[0]) if len(differing) else 0
     return Mismatch(
         board.name, vector, op, operator.name, operator.kind, element, int(right[element]), int(dump[element])
+    )
+
+
+@dataclass(frozen=True)
+class Stated:
+    """A figure of the manifest and what the linker says; None where it cannot be known."""
+
+    stated: int | None
+    linked: int | None
+
+    @property
+    def agrees(self) -> bool:
+        """Nothing stated, nothing linked to compare with, or the same."""
+        return None in (self.stated, self.linked) or self.stated == self.linked
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Everything that `verify` checked.
+
+    Attributes:
+        executions: One per board that ran.
+        skipped: Boards that could not be tried, with the reason.
+        ram: Arena and stack.
+        flash: Code and constants.
+        stack_stated: Bytes that the manifest reserves for the stack, None if unknown.
+        cloud_error: Largest difference, relative to the original's largest output, between the original model and its two
+            halves, nothing quantized; None where all runs on the device.
+        quantized_error: The same with the device's half quantized and the cloud's graph as written, int8 units included.
+        changed: Files that are not what `compile` wrote.
+    """
+
+    inputs: int
+    executions: tuple[Execution, ...]
+    skipped: tuple[str, ...]
+    ram: Stated
+    flash: Stated
+    stack_stated: int | None
+    cloud_error: float | None
+    quantized_error: float
+    changed: tuple[str, ...]
+
+    @property
+    def first_mismatch(self) -> Mismatch | None:
+        """The first that any board showed."""
+        return next((e.first_mismatch for e in self.executions if e.first_mismatch is not None), None)
+
+    @property
+    def problems(self) -> list[str]:
+        """What is wrong, a sentence each."""
+        found = [f"{path} is not what compile wrote" for path in self.changed]
+        found += [str(e.first_mismatch) for e in self.executions if e.first_mismatch is not None]
+        for what, figure in (("RAM", self.ram), ("flash", self.flash)):
+            if not figure.agrees:
+                found.append(f"{what}: stated {figure.stated} bytes, linked {figure.linked}")
+        deepest = max((e.stack_bytes for e in self.executions), default=0)
+        if self.stack_stated is not None and deepest > self.stack_stated:
+            found.append(f"stack: stated {self.stack_stated} bytes, used {deepest}")
+        if self.cloud_error is not None and self.cloud_error > CLOUD_TOLERANCE:
+            found.append(f"the two halves differ from the original model by {self.cloud_error:.2g}")
+        return found
+
+    @property
+    def passed(self) -> bool:
+        """Nothing is wrong."""
+        return not self.problems
+
+    def to_json(self) -> dict[str, Any]:
+        """The object of ``verify --json`` (DESIGN §8)."""
+        mismatch = self.first_mismatch
+        names = ["reference", *("host" if e.board == HOST.name else "qemu" for e in self.executions)]
+        return {
+            "bit_exact": mismatch is None and bool(self.executions),
+            "executors": names,
+            "inputs": self.inputs,
+            "first_mismatch": None if mismatch is None else asdict(mismatch),
+            "ram_bytes": asdict(self.ram),
+            "flash_bytes": asdict(self.flash),
+            "cloud_max_error": self.cloud_error,
+            "quantized_max_error": self.quantized_error,
+            "stack_bytes": {"stated": self.stack_stated, "used": [e.stack_bytes for e in self.executions]},
+            "boards": [e.board for e in self.executions],
+            "skipped": list(self.skipped),
+            "problems": self.problems,
+        }
+
+    def lines(self) -> list[str]:
+        """The result for people."""
+        lines = []
+        for e in self.executions:
+            spent = f", {sum(e.instructions):,} instructions" if any(e.instructions) else ""
+            verdict = "bit-exact" if e.first_mismatch is None else "DIFFERS"
+            lines.append(f"{e.board}: {verdict} on {e.inputs} inputs, every operator{spent}")
+        lines += [f"{text}" for text in self.skipped]
+        for what, figure in (("RAM", self.ram), ("flash", self.flash)):
+            if figure.stated is not None and figure.linked is not None:
+                lines.append(f"{what}: stated {figure.stated:,} B, linked {figure.linked:,} B")
+        if self.cloud_error is not None:
+            lines.append(
+                f"halves in floating point against the original model: {self.cloud_error:.2g} of its range"
+            )
+        lines.append(f"quantized against the original model: {self.quantized_error:.2g} of its range")
+        return [*lines, *(f"PROBLEM: {text}" for text in self.problems)]
+
+
+def verify(
+    out: Path, count: int, data: Path | None, image_scale: float, board: str, progress: Progress
+) -> Verification:
+    """Check a folder that `compile` wrote: see the module's text.
+
+    Args:
+        out: The folder.
+        count: Number of inputs; seeded random ones where `data` does not give them.
+        data: Real inputs, as for calibration.
+        image_scale: Pixels of images are divided by this.
+        board: ``all`` (host, and emulated where its tools are installed), ``host``, or ``emulated``.
+        progress: Told (stage, done, of).
+
+    Raises:
+        ClioError: the folder is not whole, the data does not fit, or a tool of the board asked for is missing.
+    """
+    if board not in BOARDS:
+        raise ClioError(f"unknown board '{board}'", hint=f"choose {', '.join(BOARDS)}")
+    manifest = results.read_manifest(out)
+    program = results.read_program(out)
+    target = find_target(manifest["target"])
+    boards: list[Board] = [] if board == "emulated" else [HOST]
+    skipped = []
+    missing = toolchain.missing_tools(target.emulated)
+    if board == "all" and missing:
+        skipped.append(f"{target.emulated.name}: not run, {' and '.join(missing)} not installed")
+    elif board != "host":
+        boards.append(target.emulated)
+    floats = _float_inputs(out, count, data, image_scale)
+    inputs = _device_inputs(manifest, floats)
+    executions = []
+    linked = None
+    with tempfile.TemporaryDirectory(prefix="clio-cc-") as temporary:
+        for number, each in enumerate(boards):
+            progress("running boards", number, len(boards))
+            build_dir = Path(temporary) / each.name
+            executions.append(execute(program, out / "device", each, inputs, build_dir, icount=True))
+            if each is target.emulated:
+                plain = toolchain.build(out / "device", each, build_dir / "plain", hook=False)
+                linked = toolchain.linked_sizes(plain)
+        progress("running boards", len(boards), len(boards))
+    device = manifest["device"]
+    stack = device["stack_bytes"]
+    ram_linked = None if linked is None or stack is None else linked.ram_bytes + stack
+    cloud_error, quantized_error = _against_original(out, manifest, program, floats, inputs)
+    return Verification(
+        len(inputs[0]),
+        tuple(executions),
+        tuple(skipped),
+        Stated(device["ram_bytes"], ram_linked),
+        Stated(device["flash_bytes"], None if linked is None else linked.flash_bytes),
+        stack,
+        cloud_error,
+        quantized_error,
+        tuple(results.changed_files(out, manifest)),
+    )
+
+
+Floats = Mapping[str, npt.NDArray[np.float32]]
+
+
+def _float_inputs(out: Path, count: int, data: Path | None, image_scale: float) -> Floats:
+    import onnx_ir as ir
+
+    from clio_cc.calibrate import load_samples
+
+    samples = load_samples(ir.load(out / results.FLOAT_ONNX), data, scale=image_scale)
+    return samples.take(count).inputs
+
+
+def _device_inputs(manifest: Mapping[str, Any], floats: Floats) -> list[Int8Array]:
+    """Inputs of the graph (``[n, ...]``) as the device takes them."""
+    batches = []
+    for entry in manifest["inputs"]:
+        graph_layout = floats[entry["name"]].reshape(-1, *entry["graph_shape"][1:])
+        batches.append(quantize(graph_layout.transpose(0, *entry["order"]), entry["scale"]))
+    return batches
+
+
+def _against_original(
+    out: Path, manifest: Mapping[str, Any], program: Program, floats: Floats, inputs: Sequence[Int8Array]
+) -> tuple[float | None, float]:
+    """Return the errors of the halves in floating point (None without a cloud half) and of the quantized whole."""
+    import onnx
+
+    original = onnx.load(out / results.FLOAT_ONNX)
+    wanted = _run_each(original, floats)
+    outputs = reference.run(program, inputs)
+    if not manifest["partitions"]:
+        got = [
+            _to_graph(value, entry) * np.float32(entry["scale"])
+            for value, entry in zip(outputs, manifest["outputs"], strict=True)
+        ]
+        return None, _difference(wanted, got)
+    tap = manifest["partitions"][0]
+    cloud = onnx.load(next((out / "cloud").glob("*/1/model.onnx")))
+    entry = manifest["outputs"][[e["name"] for e in manifest["outputs"]].index(tap["tensor"])]
+    units = _to_graph(outputs[program.outputs.index(tap["tensor"])], entry)
+    quantized = _difference(wanted, _run_each(cloud, {"units": units}))
+    return _float_split_error(out, tap, original, floats, wanted), quantized
+
+
+def _float_split_error(
+    out: Path, tap: Mapping[str, Any], original: Any, floats: Floats, wanted: Sequence[npt.NDArray[Any]]
+) -> float:
+    """Cut the float graph, run both halves, and compare with the whole."""
+    import onnx_ir as ir
+
+    from clio_cc import graph
+    from clio_cc.cloud import cloud_model
+    from clio_cc.partition import find_point, partition_points
+
+    model = ir.load(out / results.FLOAT_ONNX)
+    point = find_point(partition_points(model), str(tap["name"]))
+    head = graph.extract(model, [str(v.name) for v in model.graph.inputs], [point.tensor])
+    crossing = _run_each(graph.to_proto(head), floats)
+    tail = cloud_model(model, point, dtype=np.float32)
+    return _difference(wanted, _run_each(tail, {"units": crossing[0]}))
+
+
+def _to_graph(values: Int8Array, entry: Mapping[str, Any]) -> Int8Array:
+    """A batch in device layout as the graph has it."""
+    back = np.argsort((0, *entry["order"]))
+    return values.transpose(*back).reshape(-1, *entry["graph_shape"][1:])
+
+
+def _run_each(model: Any, inputs: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+    """Run a graph whose batch may be fixed to 1, sample by sample."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    names = [value.name for value in session.get_inputs()]
+    count = len(inputs[names[0]])
+    runs = [session.run(None, {name: inputs[name][i : i + 1] for name in names}) for i in range(count)]
+    return [np.concatenate(values) for values in zip(*runs, strict=True)]
+
+
+def _difference(wanted: Sequence[npt.NDArray[Any]], got: Sequence[npt.NDArray[Any]]) -> float:
+    """Largest difference, in units of the largest wanted value (at least 1)."""
+    return max(
+        float(np.max(np.abs(a - b.reshape(a.shape))) / max(1.0, float(np.max(np.abs(a)))))
+        for a, b in zip(wanted, got, strict=True)
     )
