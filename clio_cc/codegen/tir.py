@@ -1,8 +1,9 @@
-"""TIR to C: a thin front to TVM's IR builder, and the lowering from a scheduled PrimFunc to one plain C function.
+"""TIR to C: a thin front to TVM's IR builder, and the lowering from a scheduled PrimFunc to plain C.
 
-microTVM left TVM in 0.19. What it stood on is still there and used here: TIR, schedules, tensorization, the C code generator.
-The packed-call ABI that ``tvm.compile(..., target="c")`` wraps around every function has no place on a microcontroller;
-:func:`to_c` stops the lowering before it and takes the function out by way of a host/device split.
+microTVM left TVM in 0.19. What it stood on is still there and used here: TIR, schedules, tensorization, the C
+code generator. The packed-call ABI that ``tvm.compile(..., target="c")`` wraps around every function has no
+place on a microcontroller; :func:`to_c` stops the lowering before it and takes the function out by way of a
+host/device split.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import tvm
@@ -26,7 +28,7 @@ NAME = "kernel"
 
 @dataclass
 class Builder:
-    """A PrimFunc under construction: `arguments` are its buffers, `func` is the result once the block is left."""
+    """A PrimFunc under construction: `arguments` are its buffers, `func` is there once the block is left."""
 
     arguments: list[Any]
     func: Any = None
@@ -59,7 +61,7 @@ def prim_func_of(
 
 @contextmanager
 def prim_func(*parameters: tuple[tuple[int, ...], str]) -> Iterator[Builder]:
-    """Open a PrimFunc with the parameters (shape, dtype), named ``p0, p1, …``: TVM prints them sorted by name."""
+    """Open a PrimFunc with the parameters (shape, dtype), named ``p0, p1, …``: TVM sorts them by name."""
     assert len(parameters) <= 10, "p10 would sort before p2"
     with prim_func_of(*((f"p{i}", shape, dtype) for i, (shape, dtype) in enumerate(parameters))) as builder:
         yield builder
@@ -107,7 +109,10 @@ def clamp(value: Any, lo: int, hi: int) -> Any:
 
 
 def rescaled(acc: Any, shift: Any, multiplier: Any | None, lo: int, hi: int) -> Any:
-    """Return an accumulator as int8 value, still int32: one with its rounding constant in it (shift), or a plain one (mulshift)."""
+    """Return what an accumulator becomes, as int32.
+
+    In mode shift the rounding constant is already in `acc`; with a `multiplier` it is not.
+    """
     if multiplier is None:
         return clamp(acc >> shift, lo, hi)
     return clamp(T.call_extern("int32", "clio_mulshift", acc, multiplier, shift), lo, hi)
@@ -119,9 +124,9 @@ def requantize(acc: Any, shift: Any, multiplier: Any | None, lo: int, hi: int) -
 
 
 def to_c(func: Any, name: str) -> str:
-    """Return the definition of `func` as a C99 function called `name`: ``void name(pointers…)``, nothing else.
+    """Return the definition of `func` as a C99 function: ``void name(pointers…)``, nothing else.
 
-    Tables and inputs (everything but the last parameter and the scratch buffers it writes) come as const pointers.
+    Tables and inputs, everything that it does not write, come as const pointers.
     """
     target = Target("c")
     lowered = _lowering(target)(IRModule({NAME: func.with_attr("global_symbol", NAME)}))[NAME]
@@ -197,8 +202,8 @@ def window(
 ) -> tuple[Any, Any, Any]:
     """Return (first input coordinate, first tap, number of taps inside) for output `position` along one axis.
 
-    The first coordinate belongs to the first tap inside; the number may be 0. Plain constants where no output position has a
-    tap in the padding.
+    The first coordinate belongs to the first tap inside; the number may be 0. Plain constants where no output
+    position has a tap in the padding.
     """
     origin = position * stride - pad
     if pad == 0 and (outputs - 1) * stride + dilation * (taps - 1) < size:
@@ -211,6 +216,20 @@ def window(
     if pad > dilation * (taps - 1):  # a whole window may lie in the padding before the image
         first = T.min(first, taps)
     return origin + first * dilation, first, T.max(0, beyond - first)
+
+
+def segments(
+    outputs: int, taps: int, stride: int, dilation: int, pad: int, size: int
+) -> list[tuple[int, int]]:
+    """Cut the output positions along one axis into (start, count).
+
+    Windows that begin before the image, windows wholly inside, the rest; empty parts are left out. In a loop over
+    those wholly inside TVM reduces what :func:`window` returns to constants.
+    """
+    before = min(-(-pad // stride), outputs)
+    whole = max(0, (size - 1 + pad - dilation * (taps - 1)) // stride + 1)
+    cuts = [0, before, min(max(before, whole), outputs), outputs]
+    return [(start, end - start) for start, end in pairwise(cuts) if end > start]
 
 
 def inside(tap: Any, first: Any, count: Any) -> Any:
@@ -228,7 +247,7 @@ def both(a: Any, b: Any) -> Any:
 
 
 def either(condition: Any, then: Callable[[], None], otherwise: Callable[[], None]) -> None:
-    """Emit ``if (condition) then else otherwise``, or `then` alone where the condition is the constant True."""
+    """Emit ``if (condition) then else otherwise``; `then` alone where the condition is the constant True."""
     if condition is True:
         then()
         return

@@ -1,11 +1,13 @@
 """Conv and Gemm: int8 × int8 sums in int32, bias, requantize. A Gemm is a 1×1 Conv over one pixel.
 
-Two kernels. *Matmul* (everything but depthwise): the receptive fields of a tile of pixels are gathered into an int16 buffer
-(widened once, zeros for the padding), then a register-tiled micro-kernel multiplies them with a tile of output channels.
-*Depthwise*: a micro-kernel sums the window of four channels of one pixel.
+Two kernels. *Matmul* (everything but depthwise): the receptive fields of a tile of pixels are gathered into
+an int16 buffer (widened once, zeros for the padding), then a register-tiled micro-kernel multiplies them with
+a tile of output channels. *Depthwise*: a micro-kernel sums the window of four channels of one pixel.
 
-The matmul's buffers are laid out in blocks of four lanes, so that SXTB16, which takes bytes 0 and 2 of a word, finds its
-operands without a shuffle: weights as they are (``[..., k/4, 2, 2]``), activations with the last two axes exchanged.
+The matmul's buffers are laid out in blocks of four lanes, so that SXTB16, which takes bytes 0 and 2 of a
+word, finds its operands without a shuffle: weights as they are (``[..., 2, 2]``), activations with the last
+two axes exchanged. Blocks of one tile lie side by side, so that one pointer walks through all its weights and
+one through all its pixels.
 """
 
 from __future__ import annotations
@@ -15,14 +17,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from clio_cc.operators.base import Kernel, Operator
-from clio_cc.qformat import Int8Array, IntArray, Requantize, check_accumulator
+from clio_cc.qformat import FloatArray, Int8Array, IntArray, Requantize, check_accumulator
 
-TILE = (
-    3,
-    2,
-)  # pixels × output channels of the matmul micro-kernel: the most that a Cortex-M's registers hold
+# Pixels × output channels of the matmul micro-kernel: the most that a Cortex-M's registers hold.
+TILE = (3, 2)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -62,9 +63,8 @@ class Conv(Operator):
             cout,
         )
         if (out_h, out_w, out_c) != expected or channels != cin * self.groups or cout % self.groups:
-            raise ValueError(
-                f"{self.name}: shapes {self.image_in} → {self.image_out} do not fit weights {self.weight.shape}"
-            )
+            shapes = f"shapes {self.image_in} → {self.image_out}"
+            raise ValueError(f"{self.name}: {shapes} do not fit weights {self.weight.shape}")
 
     @property
     def image_in(self) -> tuple[int, int, int]:
@@ -87,13 +87,13 @@ class Conv(Operator):
         return out_h * out_w * int(self.weight.size)
 
     def accumulator_bound(self) -> IntArray:
-        """Return, per output channel, the largest magnitude that the accumulator can reach, rounding included."""
+        """Return the largest magnitude that each channel's accumulator can reach, rounding included."""
         weights = np.abs(self.weight.astype(np.int64)).reshape(len(self.weight), -1).sum(axis=1)
         bound: IntArray = 128 * weights + np.abs(self.bias.astype(np.int64)) + self.requantize.rounding
         return bound
 
     def accumulate(self, x: Int8Array) -> IntArray:
-        """Return the int32 accumulators ``[batch, height, width, cout]``, bias included, before requantization."""
+        """Return the int32 accumulators ``[batch, height, width, cout]``, bias included."""
         image = x.reshape(len(x), *self.image_in)
         top, left, bottom, right = self.pads
         if any(self.pads):
@@ -126,16 +126,17 @@ class Conv(Operator):
         return sums
 
     def _matmul_sums(self, image: Int8Array) -> IntArray:
-        # Floating point only as a container for integers: float32 holds every integer up to 2**24, float64 up to 2**53,
-        # so the BLAS product is exact, in whatever order it adds.
+        # Floating point only as a container for integers: float32 holds every integer up to 2**24, float64 up
+        # to 2**53, so the BLAS product is exact, in whatever order it adds.
         exact = np.float32 if int(self.accumulator_bound().max()) < 2**24 else np.float64
         windows = self._windows(image)
         per_in, per_out = self.weight.shape[3], self.weight.shape[0] // self.groups
         parts = []
         for g in range(self.groups):
             taps = [w[..., g * per_in : (g + 1) * per_in] for row in windows for w in row]
-            columns = np.concatenate(taps, axis=-1).astype(exact)
-            filters = self.weight[g * per_out : (g + 1) * per_out].reshape(per_out, -1).astype(exact)
+            columns: FloatArray = np.concatenate(taps, axis=-1).astype(exact)
+            rows = self.weight[g * per_out : (g + 1) * per_out].reshape(per_out, -1)
+            filters: FloatArray = rows.astype(exact)
             parts.append((columns @ filters.T).astype(np.int32))
         return np.concatenate(parts, axis=-1)
 
@@ -148,7 +149,8 @@ def _as_image(shape: tuple[int, ...]) -> tuple[int, int, int]:
 
 
 def epilogue_tables(requantize: Requantize, bias: IntArray) -> tuple[tuple[str, Any], ...]:
-    """The per-channel tables of a requantization: bias with the rounding constant folded in, shift, multiplier."""
+    """The per-channel tables of a requantization: bias with the rounding constant in it, shift,
+    multiplier."""
     tables: list[tuple[str, Any]] = [("bias", (bias + requantize.rounding).astype(np.int32))]
     if requantize.multiplier is not None:
         tables.append(("multiplier", requantize.multiplier.astype(np.int32)))
@@ -160,7 +162,7 @@ def epilogue_tables(requantize: Requantize, bias: IntArray) -> tuple[tuple[str, 
 class Runs:
     """How a receptive field is cut into runs of contiguous bytes, each padded to whole blocks of four lanes.
 
-    A run is a whole filter row (all channels) where its pixels lie side by side, else one filter tap of one group.
+    A run is a whole filter row (all channels) where its pixels lie side by side, else one tap of one group.
     """
 
     count: int
@@ -202,6 +204,18 @@ def pack_weights(op: Conv) -> Int8Array:
     return np.ascontiguousarray(tiles.transpose(0, 1, 3, 2, 4, 5))
 
 
+def pack_depthwise_weights(op: Conv) -> npt.NDArray[np.int16]:
+    """Return the weights as the depthwise kernel reads them: int16 ``[channels/4, kh, kw, 4]``, each four in
+    lane order.
+
+    Two bytes a weight: they are few, and their widening would be a quarter of the instructions.
+    """
+    taps = op.weight[..., 0].transpose(1, 2, 0)
+    padded = np.pad(taps, ((0, 0), (0, 0), (0, -len(op.weight) % 4))).astype(np.int16)
+    blocks = padded.reshape(*padded.shape[:2], -1, 4)[..., [0, 2, 1, 3]]
+    return np.ascontiguousarray(blocks.transpose(2, 0, 1, 3))
+
+
 def _matmul_kernel(op: Conv) -> Kernel:
     runs, requantize, tile = runs_of(op), op.requantize, matmul_tile(op)
     wide = requantize.multiplier is not None
@@ -231,5 +245,5 @@ def _depthwise_kernel(op: Conv) -> Kernel:
 
         return conv_tir.depthwise(op)
 
-    taps = np.ascontiguousarray(op.weight[..., 0].transpose(1, 2, 0))
-    return Kernel(key, build, (("weight", taps), *epilogue_tables(requantize, op.bias)))
+    tables = (("weight", pack_depthwise_weights(op)), *epilogue_tables(requantize, op.bias))
+    return Kernel(key, build, tables)

@@ -36,7 +36,8 @@ def _split(extent: int, tile: int) -> list[tuple[int, int, int]]:
 
 @cache
 def _matmul_intrinsic(pixels: int, channels: int, blocks: int) -> str:
-    """Register the micro-kernel ``clio_matmul_<pixels>x<channels>`` for a depth of `blocks` × 4 lanes; return its name."""
+    """Register ``clio_matmul_<pixels>x<channels>`` for a depth of `blocks` × 4 lanes; return the intrinsic's
+    name."""
 
     def describe(body: bool) -> Any:
         with tir.prim_func_of(
@@ -81,7 +82,8 @@ def _multiply(
     outer: Callable[[], tuple[Any, ...]],
     name: str,
 ) -> None:
-    """Emit ``acc[p, c] += sum(columns[b, p, ...] * weight[*outer(), b, c, ...])`` as the block that is tensorized.
+    """Emit ``acc[p, c] += sum(columns[b, p, …] * weight[*outer(), b, c, …])`` as the block that is
+    tensorized.
 
     A block sees loops only through its axes, so `outer` is called inside it to bind those of the outer loops.
     """
@@ -146,7 +148,8 @@ def matmul(op: Conv, runs: Runs, tile: tuple[int, int]) -> Any:
 
 @dataclass(frozen=True)
 class Image:
-    """Heights and widths that the matmul walks. A 1×1 filter that sees every pixel does not care for rows: one long row."""
+    """Heights and widths that the matmul walks. To a 1×1 filter that sees every pixel the image is one long
+    row."""
 
     height: int
     width: int
@@ -165,7 +168,7 @@ class Image:
 
 @dataclass(frozen=True)
 class ChannelTile:
-    """Where the weights of a tile of output channels lie: group, and tile number `first` + `tile` in the group."""
+    """Where the weights of a tile of output channels lie: group, and tile number `first` + `tile` of it."""
 
     groups: int
     group: Any
@@ -196,8 +199,12 @@ def _finish(op: Conv, acc: Any, epilogue: list[Any], channel: Any, channels: int
             for p in range(pixels):
                 tir.store(acc, _requantized(op, acc[p, c], epilogue, channel + c), p, c)
         for p in range(pixels):
+            first = (pixel + p) * cout + channel
+            if channels == 4:
+                tir.call("clio_store_4", tir.at(y, first), *(acc[p, c] for c in range(4)))
+                continue
             for c in range(channels):
-                tir.store(y, tir.int8(acc[p, c]), (pixel + p) * cout + channel + c)
+                tir.store(y, tir.int8(acc[p, c]), first + c)
 
 
 def _gather(
@@ -243,35 +250,34 @@ def _gather(
 
 
 def depthwise(op: Conv) -> Any:
-    """Return the PrimFunc: x, weight (``[kh, kw, channels]``), bias[, multiplier], shift, y."""
+    """Return the PrimFunc: x, weight, bias[, multiplier], shift, y. Weights as pack_depthwise_weights has
+    them."""
     height, width, channels = op.image_in
     out_h, out_w, _ = op.image_out
     _, kh, kw, _ = op.weight.shape
     (sh, sw), (dh, dw), (top, left, _, _) = op.stride, op.dilation, op.pads
     with tir.prim_func(
         ((height * width * channels,), "int8"),
-        ((kh * kw * channels,), "int8"),
+        (((channels + 3) // 4, kh, kw, 4), "int16"),
         *_epilogue_parameters(op, channels),
         ((out_h * out_w * channels,), "int8"),
     ) as f:
         x, weight, *epilogue, y = f.arguments
-        with tir.loop(out_h) as row, tir.loop(out_w) as column:
+        with tir.loop(out_h) as row:
             y0, first_row, rows = tir.window(row, out_h, kh, sh, dh, top, height)
-            x0, first_column, columns = tir.window(column, out_w, kw, sw, dw, left, width)
             for first, tiles, tile in _split(channels, 4):
                 with tir.loop(tiles) as channel_tile:
                     channel = first + channel_tile * tile
-                    acc = T.sblock_alloc_buffer((tile,), "int32")
-                    with T.sblock("depthwise"):
-                        for c in range(tile):
-                            tir.store(acc, epilogue[0][channel + c], c)
-                        source = tir.at(x, (y0 * width + x0) * channels + channel)
-                        taps = tir.at(weight, (first_row * kw + first_column) * channels + channel)
-                        strides = (dh * width * channels, dw * channels, kw * channels, channels)
-                        tir.call(
-                            f"clio_depthwise_{tile}", tir.at(acc, 0), source, taps, rows, columns, *strides
-                        )
-                        for c in range(tile):
-                            value = _requantized(op, acc[c], epilogue, channel + c)
-                            tir.store(y, value, (row * out_w + column) * channels + channel + c)
+                    for start, count in tir.segments(out_w, kw, sw, dw, left, width):
+                        with tir.loop(count, start) as column:
+                            x0, first_column, columns = tir.window(column, out_w, kw, sw, dw, left, width)
+                            acc = T.sblock_alloc_buffer((1, tile), "int32")
+                            _start(acc, epilogue[0], channel, tile)
+                            with T.sblock("depthwise"):
+                                source = tir.at(x, (y0 * width + x0) * channels + channel)
+                                taps = tir.at(weight, first // 4 + channel_tile, first_row, first_column, 0)
+                                strides = (dh * width * channels, dw * channels, kw * 4)
+                                name = f"clio_depthwise_{tile}"
+                                tir.call(name, tir.at(acc, 0, 0), source, taps, rows, columns, *strides)
+                            _finish(op, acc, epilogue, channel, tile, y, row * out_w + column)
     return f.func
