@@ -24,8 +24,12 @@ RV32IMC = Compiler(
 )
 
 # Files that every board without an operating system has; those of a Cortex-M.
-BARE_METAL_FILES = (("sections.ld", "runtime/sections.ld"), ("stack.c", "runtime/stack.c"))
-CORTEX_M_FILES = (*BARE_METAL_FILES, ("startup.c", "cortex_m/startup.c"), ("board.c", "cortex_m/board.c"))
+BARE_METAL_FILES = (
+    ("sections.ld", "runtime/sections.ld"),
+    ("stack.c", "runtime/stack.c"),
+    ("semihosting.c", "runtime/semihosting.c"),
+)
+CORTEX_M_FILES = (*BARE_METAL_FILES, ("startup.c", "cortex_m/startup.c"))
 CORTEX_M_MICRO_KERNELS = (
     ("src/clio_micro.h", "cortex_m/clio_micro_select.h"),
     ("src/clio_micro_dsp.h", "cortex_m/clio_micro.h"),
@@ -41,9 +45,9 @@ def _mps2(code: int, ram: int, psram: int) -> Memory:
     return Memory(regions, code="FLASH", tables="PSRAM", data="RAM", arena=("RAM", "PSRAM"))
 
 
-def _arm_qemu(machine: str) -> tuple[str, ...]:
+def _qemu(emulator: str, *machine: str) -> tuple[str, ...]:
     return (
-        *("qemu-system-arm", "-M", machine, "-display", "none", "-monitor", "none", "-serial", "none"),
+        *(emulator, "-M", *machine, "-display", "none", "-monitor", "none", "-serial", "none"),
         *("-chardev", "stdio,id=out", "-semihosting-config", "enable=on,target=native,chardev=out"),
     )
 
@@ -54,7 +58,7 @@ MPS2_AN500 = EmulatedBoard(
     compiler=CORTEX_M7,
     files=(*CORTEX_M_FILES, _CMSDK, ("board_config.h", "emulated/mps2_an500/board_config.h")),
     memory=_mps2(0x00000000, 0x20000000, 0x60000000),
-    qemu=_arm_qemu("mps2-an500"),
+    qemu=_qemu("qemu-system-arm", "mps2-an500"),
     icount=("-icount", "shift=6"),
     packages=("qemu-system-arm",),
 )
@@ -65,7 +69,7 @@ MPS2_AN505 = EmulatedBoard(
     compiler=CORTEX_M33,
     files=(*CORTEX_M_FILES, _CMSDK, ("board_config.h", "emulated/mps2_an505/board_config.h")),
     memory=_mps2(0x10000000, 0x38000000, 0x80000000),
-    qemu=_arm_qemu("mps2-an505"),
+    qemu=_qemu("qemu-system-arm", "mps2-an505"),
     icount=("-icount", "shift=6"),
     packages=("qemu-system-arm",),
 )
@@ -77,7 +81,8 @@ VIRT_RV32 = EmulatedBoard(
     files=(
         *BARE_METAL_FILES,
         ("start.S", "emulated/virt_rv32/start.S"),
-        ("board.c", "emulated/virt_rv32/board.c"),
+        ("trap.c", "emulated/virt_rv32/trap.c"),
+        ("board_config.h", "emulated/virt_rv32/board_config.h"),
     ),
     memory=Memory(
         (Region("CODE_RAM", 0x80000000, 64 * MIB), Region("RAM", 0x84000000, 64 * MIB)),
@@ -86,10 +91,7 @@ VIRT_RV32 = EmulatedBoard(
         data="RAM",
         arena=("RAM",),
     ),
-    qemu=(
-        *("qemu-system-riscv32", "-M", "virt", "-m", "128M", "-bios", "none"),
-        *("-display", "none", "-monitor", "none", "-serial", "stdio"),
-    ),
+    qemu=_qemu("qemu-system-riscv32", "virt", "-m", "128M", "-bios", "none"),
     icount=("-icount", "shift=0"),
     packages=("qemu-system-misc",),
 )
