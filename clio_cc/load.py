@@ -199,12 +199,10 @@ def _check_opset(proto: onnx.ModelProto, where: str) -> None:
     version = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), None)
     if version is None:
         raise ClioError("does not import the standard ONNX operators", where)
-    if version < _OLDEST:
-        raise ClioError(
-            f"opset {version} is too old, {_OLDEST} is the oldest that can be read",
-            where,
-            "export the model again",
-        )
+    newest = onnx.defs.onnx_opset_version()
+    if not _OLDEST <= version <= newest:
+        message = f"has opset {version}, this version of clio-cc reads {_OLDEST} to {newest}"
+        raise ClioError(message, where, f"export the model with opset {OPSET}")
 
 
 def _check_weights(proto: onnx.ModelProto, where: str) -> None:

@@ -52,7 +52,7 @@ def parse(text: str, opset: int = 21) -> ir.Model:
     return model
 
 
-def run(model: bytes | onnx.ModelProto, feeds: Mapping[str, Floats]) -> list[Floats]:
+def run(model: bytes | onnx.ModelProto, feeds: Mapping[str, NDArray[np.generic]]) -> list[Floats]:
     """Outputs in onnxruntime, its own optimizer switched off."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
