@@ -63,7 +63,7 @@ def bind(program: Program) -> Code:
             table_names.append(())
             continue
         name, _, callers = functions.setdefault(
-            kernel.key, (f"clio_{kernel.key[0].lower()}_{len(functions)}", kernel, [])
+            kernel.key, (f"clio_k{len(functions)}_{kernel.key[0].lower()}", kernel, [])
         )
         callers.append(op)
         calls.append(name)
