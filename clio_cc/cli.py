@@ -189,7 +189,9 @@ def profile_command(
 
 @app.command("plan")
 def plan_command(
-    bandwidth: Annotated[str, typer.Option(help="Range in bits per second: 50k:2M.")] = "50k:2M",
+    bandwidth: Annotated[
+        str | None, typer.Option(help="Range in bits per second, e.g. 50k:2M (the default without --link).")
+    ] = None,
     out: OutFolder = OUT,
     deadline: Annotated[str, typer.Option(help="Time from input to result: 300ms.")] = "300ms",
     link: Annotated[str | None, typer.Option(help="Radio, for its energy.", show_default=False)] = None,

@@ -142,7 +142,8 @@ def compile_model(options: Options, progress: Progress, hook: Hook | None = None
         stack_bytes=footprint.stack_bytes or UNMEASURED_STACK_BYTES,
     )
     device = {f"device/{path}": text for path, text in {**sources, **glue}.items()}
-    manifest = _manifest(options, target, digest, point, quantized, program, footprint, samples)
+    layers = [str(node.name) for node in graph.graph]
+    manifest = _manifest(options, target, digest, point, layers, quantized, footprint, samples)
     files = project_files(
         device,
         _graphs(graph, quantized, program),
@@ -210,18 +211,19 @@ def _manifest(
     target: Target,
     digest: str,
     point: PartitionPoint | None,
+    layers: Sequence[str],
     quantized: Quantized,
-    program: Program,
     footprint: Footprint,
     samples: Samples,
 ) -> dict[str, Any]:
+    program = quantized.program
     tensors = program.tensors
     partitions = [
         {
             "name": tap.partition,
             "tensor": tap.tensor,
             "shape": list(point.shape) if point is not None else [],
-            "layer": quantized.network.layers[-1].name,
+            "layer": layers[point.node_index - 1] if point is not None else None,
             "slices": [tap.units],
             "unit_bytes": tap.unit_bytes,
             "scale": tensors[tap.tensor].scale,

@@ -5,11 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clio_cc.compiler import FLOAT_ONNX, MANIFEST, PLAN, PROFILE, PROGRAM_JSON, to_json
+from clio_cc.compiler import (
+    FLOAT_ONNX,
+    MANIFEST,
+    PLAN,
+    PLANNED_BANDWIDTH,
+    PROFILE,
+    PROGRAM_JSON,
+    to_json,
+)
 from clio_cc.errors import ClioError
 from clio_cc.program import Program
 from clio_cc.program_json import from_json
@@ -69,12 +76,20 @@ def measure_profile(out: Path, repeats: int) -> tuple[ProfileRow, ...]:
     return rows
 
 
-def make_plan(out: Path, bandwidth: str, deadline: str, link: str | None) -> Plan:
-    """Return the plan for a range of bandwidths and a deadline, as typed on the command line."""
+def make_plan(out: Path, bandwidth: str | None, deadline: str, link: str | None) -> Plan:
+    """Return the plan for a range of bandwidths and a deadline, as typed on the command line.
+
+    Without a range it is the link's own rate, or the default range.
+    """
     from clio_cc import planner, profile, units
     from clio_cc.link import find_link
 
-    wanted, deadline_us = units.parse_bandwidth_range(bandwidth), units.parse_time_us(deadline)
+    radio, deadline_us = None if link is None else find_link(link), units.parse_time_us(deadline)
+    if bandwidth is None and radio is not None:
+        rate = int(radio.bandwidth_bps.value)
+        wanted = units.BandwidthRange(rate, rate)
+    else:
+        wanted = units.parse_bandwidth_range(bandwidth or PLANNED_BANDWIDTH)
     manifest = read_manifest(out)
     return planner.make_plan(
         profile.read_profile(out / PROFILE),
@@ -82,7 +97,7 @@ def make_plan(out: Path, bandwidth: str, deadline: str, link: str | None) -> Pla
         wanted,
         deadline_us=deadline_us,
         input_bytes=int(manifest["input_bytes"]),
-        link=None if link is None else find_link(link),
+        link=radio,
         device_power_mw=find_target(manifest["target"]).power_mw,
     )
 

@@ -52,14 +52,12 @@ class Execution:
         inputs: Number of input vectors.
         first_mismatch: None if every output of every operator equals the reference.
         instructions: Per operator, of the last input vector; zeros where the board does not count.
-        stack_bytes: Deepest stack seen, 0 where it is not painted.
     """
 
     board: str
     inputs: int
     first_mismatch: Mismatch | None
     instructions: tuple[int, ...]
-    stack_bytes: int
 
 
 def random_inputs(program: Program, count: int, seed: int = 0) -> list[Int8Array]:
@@ -101,7 +99,7 @@ def execute(
         vector, op = (int(i) for i in wrong[0])
         first = _locate(program, device_dir, board, inputs, vector, op, build_dir / "dump")
     counts = result.instructions[-1] if icount and result.instructions else ()
-    return Execution(board.name, len(inputs[0]), first, counts, result.stack_bytes)
+    return Execution(board.name, len(inputs[0]), first, counts)
 
 
 def _locate(
@@ -153,7 +151,7 @@ class Verification:
         skipped: Boards that could not be tried, with the reason.
         ram: Arena and stack.
         flash: Code and constants.
-        stack_stated: Bytes that the manifest reserves for the stack, None if unknown.
+        stack: Reserved in the manifest, and used on the emulated board without hooks (at most as much).
         cloud_error: Largest difference, relative to the original's largest output, between the original model and its two
             halves, nothing quantized; None where all runs on the device.
         quantized_error: The same with the device's half quantized and the cloud's graph as written, int8 units included.
@@ -165,7 +163,7 @@ class Verification:
     skipped: tuple[str, ...]
     ram: Stated
     flash: Stated
-    stack_stated: int | None
+    stack: Stated
     cloud_error: float | None
     quantized_error: float
     changed: tuple[str, ...]
@@ -183,9 +181,12 @@ class Verification:
         for what, figure in (("RAM", self.ram), ("flash", self.flash)):
             if not figure.agrees:
                 found.append(f"{what}: stated {figure.stated} bytes, linked {figure.linked}")
-        deepest = max((e.stack_bytes for e in self.executions), default=0)
-        if self.stack_stated is not None and deepest > self.stack_stated:
-            found.append(f"stack: stated {self.stack_stated} bytes, used {deepest}")
+        if (
+            self.stack.stated is not None
+            and self.stack.linked is not None
+            and self.stack.linked > self.stack.stated
+        ):
+            found.append(f"stack: stated {self.stack.stated} bytes, used {self.stack.linked}")
         if self.cloud_error is not None and self.cloud_error > CLOUD_TOLERANCE:
             found.append(f"the two halves differ from the original model by {self.cloud_error:.2g}")
         return found
@@ -208,7 +209,7 @@ class Verification:
             "flash_bytes": asdict(self.flash),
             "cloud_max_error": self.cloud_error,
             "quantized_max_error": self.quantized_error,
-            "stack_bytes": {"stated": self.stack_stated, "used": [e.stack_bytes for e in self.executions]},
+            "stack_bytes": {"stated": self.stack.stated, "used": self.stack.linked},
             "boards": [e.board for e in self.executions],
             "skipped": list(self.skipped),
             "problems": self.problems,
@@ -222,9 +223,11 @@ class Verification:
             verdict = "bit-exact" if e.first_mismatch is None else "DIFFERS"
             lines.append(f"{e.board}: {verdict} on {e.inputs} inputs, every operator{spent}")
         lines += [f"{text}" for text in self.skipped]
-        for what, figure in (("RAM", self.ram), ("flash", self.flash)):
+        for what, figure in (("RAM", self.ram), ("flash", self.flash), ("stack", self.stack)):
             if figure.stated is not None and figure.linked is not None:
-                lines.append(f"{what}: stated {figure.stated:,} B, linked {figure.linked:,} B")
+                lines.append(
+                    f"{what}: stated {figure.stated:,} B, {'used' if what == 'stack' else 'linked'} {figure.linked:,} B"
+                )
         if self.cloud_error is not None:
             lines.append(
                 f"halves in floating point against the original model: {self.cloud_error:.2g} of its range"
@@ -264,7 +267,7 @@ def verify(
     floats = _float_inputs(out, count, data, image_scale)
     inputs = _device_inputs(manifest, floats)
     executions = []
-    linked = None
+    linked, stack_used = None, None
     with tempfile.TemporaryDirectory(prefix="clio-cc-") as temporary:
         for number, each in enumerate(boards):
             progress("running boards", number, len(boards))
@@ -273,6 +276,7 @@ def verify(
             if each is target.emulated:
                 plain = toolchain.build(out / "device", each, build_dir / "plain", hook=False)
                 linked = toolchain.linked_sizes(plain)
+                stack_used = toolchain.run(plain).stack_bytes
         progress("running boards", len(boards), len(boards))
     device = manifest["device"]
     stack = device["stack_bytes"]
@@ -284,7 +288,7 @@ def verify(
         tuple(skipped),
         Stated(device["ram_bytes"], ram_linked),
         Stated(device["flash_bytes"], None if linked is None else linked.flash_bytes),
-        stack,
+        Stated(stack, stack_used),
         cloud_error,
         quantized_error,
         tuple(results.changed_files(out, manifest)),
