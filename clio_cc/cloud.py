@@ -159,9 +159,7 @@ def _free_batch(owner: ir.Graph) -> bool:
 
 
 def _keeps_samples_apart(node: ir.Node) -> bool:
-    """Whether the node maps (1, …) to (1, …) such that (N, …) would give the N results, one for each
-    sample.
-    """
+    """Whether the node, given (N, …) for its (1, …), would compute N samples, each on its own."""
     values = [*graph.data_inputs(node), *node.outputs]
     shapes = [graph.static_shape(value) for value in values if value.name]
     if node.domain != "" or any(dims is None or len(dims) < 2 or dims[0] != 1 for dims in shapes):

@@ -165,9 +165,7 @@ def drop_attr(node: ir.Node, name: str) -> bool:
 
 
 def node_axes(node: ir.Node) -> tuple[int, ...] | None:
-    """The axes of a ReduceX, Squeeze or Unsqueeze (attribute or constant input 1); None if absent or
-    computed.
-    """
+    """The axes of a ReduceX, Squeeze or Unsqueeze (attribute or constant); None if absent or computed."""
     if "axes" in node.attributes:
         return ints_attr(node, "axes")
     axes = integers(input_at(node, 1))
@@ -178,9 +176,7 @@ def node_axes(node: ir.Node) -> tuple[int, ...] | None:
 
 
 def macs(node: ir.Node) -> int:
-    """Multiply-accumulates of one inference: Conv, ConvTranspose, Gemm, MatMul, LSTM, GRU and RNN; 0 for
-    everything else.
-    """
+    """Multiply-accumulates of one inference: convolutions, Gemm, MatMul, LSTM, GRU, RNN; 0 for others."""
     if is_op(node, "Conv"):
         return size(node.outputs[0]) * math.prod(shape(node.inputs[1])[1:])
     if is_op(node, "ConvTranspose"):
@@ -195,8 +191,7 @@ def macs(node: ir.Node) -> int:
 
 
 def weight_bytes(node: ir.Node) -> int:
-    """Flash for a node's constants on an int8 device: 1 byte per element, 4 per bias element of Conv and
-    Gemm.
+    """Bytes of flash for a node's constants on an int8 device: 1 per element, 4 per bias element.
 
     Only float constants count (shapes, axes and Clip's bounds become code).
     """
@@ -252,9 +247,7 @@ def insert_before(
     dims: Sequence[int] | None,
     dtype: ir.DataType | None,
 ) -> ir.Value:
-    """Insert a one-output node before `anchor`; node and tensor names start with `name`. Returns its
-    output.
-    """
+    """Insert a one-output node before `anchor`; its and its tensor's names start with `name`. Returns that."""
     graph = graph_of(anchor)
     node_name = fresh_name(name, {node.name for node in graph if node.name})
     out = ir.Value(
@@ -274,9 +267,7 @@ def replace_node(
     attributes: Mapping[str, Attribute] | None = None,
     name: str = "",
 ) -> ir.Node:
-    """Replace a node by another operator with the same first output (name, shape, type); the node keeps its
-    name unless given.
-    """
+    """Replace a node by another operator with the same first output; it keeps its name unless given."""
     graph, value = graph_of(old), old.outputs[0]
     out = ir.Value(name=value.name, shape=value.shape, type=value.type)
     node = ir.node(op_type, inputs, attributes=dict(attributes or {}), outputs=[out], name=name or old.name)
@@ -287,8 +278,7 @@ def replace_node(
 
 
 def bypass_node(node: ir.Node, source: ir.Value | None = None) -> bool:
-    """Remove a node whose output equals `source` (default: its first input); False where the names of outputs
-    forbid it.
+    """Remove a node whose output equals `source` (default: input 0); False where output names forbid it.
 
     A graph output keeps its name: the source is renamed to it, which is impossible for a graph input, an
     initializer or another output.

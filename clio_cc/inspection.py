@@ -1,6 +1,4 @@
-"""What ``clio-cc inspect`` shows: layers with their cost, partition points, and how much of it the device can
-run.
-"""
+"""What ``clio-cc inspect`` shows: layers with their cost, and the places to cut."""
 
 from __future__ import annotations
 
@@ -43,8 +41,10 @@ class Layer:
 
 @dataclass(frozen=True)
 class Point:
-    """One partition point; `runnable` if the device can run everything before it, else `reason` names the
-    first layer that it cannot. The rest as in :class:`clio_cc.partition.PartitionPoint`."""
+    """One partition point, as :class:`clio_cc.partition.PartitionPoint`.
+
+    It is `runnable` if the device can run everything before it; else `reason` names the first layer it cannot.
+    """
 
     name: str
     tensor: str

@@ -67,9 +67,7 @@ def load_model(path: Path) -> ir.Model:
 
 
 def model_sha256(path: Path) -> str:
-    """SHA-256 of a model in hexadecimal: of the file's bytes, then of its external data files in order of
-    their names.
-    """
+    """SHA-256 in hexadecimal of the file's bytes, then of its external data files', ordered by name."""
     digest = hashlib.sha256(_read(path))
     for location in sorted({location for _, location, _ in _external(read_proto(path))}):
         digest.update(_read(path.parent / location))
@@ -133,9 +131,7 @@ def missing_bytes(data: bytes) -> int:
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """A protobuf varint and the position behind it, which is beyond the end if the data stops in the
-    middle.
-    """
+    """A protobuf varint and the position behind it: beyond the end if the data stops in the middle."""
     value = shift = 0
     while at < len(data):
         byte = data[at]

@@ -1,8 +1,9 @@
-"""Spell out every attribute of Conv, MaxPool and AveragePool, so that nobody after this has to know ONNX's
-defaults.
+"""Spell out every attribute of Conv, MaxPool and AveragePool: nobody after this needs ONNX's defaults.
 
-Conv(x, w) auto_pad=SAME_UPPER     →    Conv(x, w, zeros) kernel_shape, strides, pads, dilations, group
-MaxPool ceil_mode=1                →    MaxPool ceil_mode=0 with wider pads, where that is exact
+    Conv(x, w) auto_pad=SAME_UPPER  →  Conv(x, w, zeros) kernel_shape, strides, pads, dilations, group
+    MaxPool ceil_mode=1             →  MaxPool ceil_mode=0 with wider pads, where that is exact
+
+Runs after lower-means, which takes pools of the whole plane.
 """
 
 from __future__ import annotations

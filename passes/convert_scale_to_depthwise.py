@@ -1,7 +1,6 @@
-"""A product and a sum per channel that no layer could take become a 1x1 depthwise Conv, which every device
-runs.
+"""A product and a sum per channel that no layer could take become a 1x1 depthwise Conv.
 
-    Add(Mul(x[1,C,H,W], s), c)     →    Conv(x, s, c) with group=C     (BatchNormalization behind a Relu, say)
+    Add(Mul(x[1,C,H,W], s), c)  →  Conv(x, s, c) with group=C        (BatchNormalization behind a Relu, say)
 
 Only 4-D: in other ranks Mul and Add stay. Runs after fold-scale-bias.
 """

@@ -1,9 +1,8 @@
-"""Fully connected layers have one form: Gemm(x[M,K], W[N,K], B[N]) with transB=1, alpha=beta=1 and constant
-W, B.
+"""Fully connected layers have one form: Gemm(x[M,K], W[N,K], B[N]), transB=1, alpha=beta=1, constant W, B.
 
-    Add(MatMul(x[1,K], W), b)        →    Gemm(x, Wᵀ, b)
-    MatMul(x[1,K], W)                →    Gemm(x, Wᵀ, 0)
-    Gemm(alpha, beta, transB=0)      →    Gemm with alpha in W, beta in B
+    Add(MatMul(x[1,K], W), b)    →  Gemm(x, Wᵀ, b)              the Add by fold-scale-bias
+    MatMul(x[1,K], W)            →  Gemm(x, Wᵀ, 0)
+    Gemm(alpha, beta, transB=0)  →  Gemm with alpha in W, beta in B
 
 A MatMul of higher rank, or of two computed tensors, stays MatMul.
 """

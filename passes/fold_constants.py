@@ -34,9 +34,7 @@ _KEEP = frozenset(
 
 @dataclass(frozen=True)
 class FoldConstants(ir.passes.InPlacePass):
-    """Compute what is constant. `most_elements` bounds a result's size, so that no Expand blows the file
-    up.
-    """
+    """Compute what is constant, unless the result has more than `most_elements` elements (Expand)."""
 
     name: str = "fold-constants"
     most_elements: int = 1 << 22

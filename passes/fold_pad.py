@@ -54,9 +54,7 @@ def fold(node: ir.Node) -> bool:
 
 
 def spatial_pads(pad: ir.Node) -> tuple[int, ...] | None:
-    """Begins and ends of a constant-mode Pad that widens only the spatial axes of (N, C, …); None for any
-    other Pad.
-    """
+    """Begins and ends of a constant-mode Pad that widens only the plane of (N, C, …); None for others."""
     array, axes = graph.constant(graph.input_at(pad, 1)), graph.input_at(pad, 3)
     dims = graph.static_shape(pad.inputs[0])
     if array is None or dims is None or graph.str_attr(pad, "mode", "constant") != "constant":

@@ -1,9 +1,9 @@
 """Products and sums with a constant per channel move into the Conv or Gemm next to them.
 
-    Mul(Conv(x, W, B), s)         →    Conv(x, s·W, s·B)          s scalar or per output channel; so with Gemm
-    Add(Conv(x, W, B), c)           →    Conv(x, W, B + c)
-    Conv(Mul(x, s), W, B)     →    Conv(x, W·s, B)      s scalar or per input channel; zero padding stays zero
-    Conv(Add(x, c), W, B)           →    Conv(x, W, B + Σ W·c)               only without padding
+    Mul(Conv(x, W, B), s)  →  Conv(x, s·W, s·B)       s scalar or per output channel; so with Gemm
+    Add(Conv(x, W, B), c)  →  Conv(x, W, B + c)
+    Conv(Mul(x, s), W, B)  →  Conv(x, W·s, B)         s scalar or per input channel; zero padding stays zero
+    Conv(Add(x, c), W, B)  →  Conv(x, W, B + Σ W·c)   only without padding
 
 Runs after lower-batchnorm, canonicalize-windows and convert-to-gemm (B is always there).
 """
@@ -38,9 +38,7 @@ class FoldScaleBias(ir.passes.InPlacePass):
 
 
 def channel_operand(node: ir.Node) -> tuple[ir.Value, Floats] | None:
-    """(x, c) of Mul or Add of computed x (N, C, …) and a constant that varies at most along C; c has shape
-    (C,) or ().
-    """
+    """(x, c) of a Mul or Add of computed x (N, C, …) and a constant c, given as shape (C,) or ()."""
     if not graph.is_op(node, "Mul", "Add") or len(graph.data_inputs(node)) != 1:
         return None
     x = graph.data_inputs(node)[0]
@@ -110,9 +108,7 @@ def fold_before(layer: ir.Node) -> bool:
 
 
 def _along_inputs(layer: ir.Node, w: Floats, c: Floats) -> Floats:
-    """The constant of each weight's input channel, in a shape that broadcasts with the weights (grouped Conv
-    included).
-    """
+    """The constant of each weight's input channel, in a shape that broadcasts with the weights."""
     if c.ndim == 0:
         return c
     group, depth = graph.int_attr(layer, "group", 1), w.shape[1]

@@ -1,10 +1,9 @@
-"""Put activation functions that an exporter took apart back together: the device needs one table for each,
-not four operators.
+"""Put activation functions together that an exporter took apart: one table on the device, not four operators.
 
-    Mul(Clip(Add(x, 3), 0, 6), 1/6)                 →    HardSigmoid(x, alpha=1/6, beta=1/2)
-    Mul(x, HardSigmoid(x, 1/6, 1/2))                →    HardSwish(x)
-    Mul(Mul(x, Clip(Add(x, 3), 0, 6)), 1/6)         →    HardSwish(x)
-    Mul(Mul(x, Add(Erf(Mul(x, 1/sqrt 2)), 1)), 1/2) →    Gelu(x), in any order of the three factors
+    Mul(Clip(Add(x, 3), 0, 6), 1/6)                  →  HardSigmoid(x, alpha=1/6, beta=1/2)
+    Mul(x, HardSigmoid(x, 1/6, 1/2))                 →  HardSwish(x)
+    Mul(Mul(x, Clip(Add(x, 3), 0, 6)), 1/6)          →  HardSwish(x)
+    Mul(Mul(x, Add(Erf(Mul(x, 1/sqrt 2)), 1)), 1/2)  →  Gelu(x), in any order of the three factors
 
 Runs after normalize-arithmetic and normalize-clip, so Div, Sub and Min/Max need no patterns of their own.
 """

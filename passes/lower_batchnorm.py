@@ -1,7 +1,8 @@
-"""BatchNormalization at inference is one product and one sum per channel; later passes fold those into a
-neighbor.
+"""BatchNormalization at inference is one product and one sum per channel.
 
-BatchNormalization(x, s, b, mean, var)    →    Add(Mul(x, s/√(var+ε)), b - mean·s/√(var+ε))
+    BatchNormalization(x, s, b, mean, var)  →  Add(Mul(x, s/√(var+ε)), b - mean·s/√(var+ε))
+
+Later passes fold those into a neighbor.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
 """A mean over the whole plane has one name.
 
-ReduceMean(x[1,C,H,W], axes=[2,3], keepdims=1)    →    GlobalAveragePool(x)
-ReduceMean(x[1,C,H,W], axes=[2,3], keepdims=0)    →    Reshape(GlobalAveragePool(x), [1,C])
-AveragePool(x[1,C,H,W], kernel=[H,W], no pads)    →    GlobalAveragePool(x)
+    ReduceMean(x[1,C,H,W], axes=[2,3], keepdims=1)  →  GlobalAveragePool(x)
+    ReduceMean(x[1,C,H,W], axes=[2,3], keepdims=0)  →  Reshape(GlobalAveragePool(x), [1,C])
+    AveragePool(x[1,C,H,W], kernel=[H,W], no pads)  →  GlobalAveragePool(x)
+
+Runs after move-transposes, which turns means over H and W of NHWC data into these.
 """
 
 from __future__ import annotations

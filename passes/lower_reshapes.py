@@ -1,12 +1,10 @@
-"""Everything that only renames dimensions becomes Reshape to a constant, complete shape, or Transpose where
-that says more.
+"""What only renames dimensions becomes Reshape to a constant shape, or Transpose where that says more.
 
-    Flatten, Squeeze, Unsqueeze, Reshape(x, [0, -1])       →    Reshape(x, [1, 64])
-    Reshape(Reshape(x))                                    →    Reshape(x)
-    Reshape x[1,49,10,1] to [1,1,49,10]                    →    Transpose(x, perm=[0,3,1,2])
+    Flatten, Squeeze, Unsqueeze, Reshape(x, [0, -1])  →  Reshape(x, [1, 64])
+    Reshape(Reshape(x))                               →  Reshape(x)
+    Reshape x[1,49,10,1] to [1,1,49,10]               →  Transpose(x, perm=[0,3,1,2])
 
-The last one: exporters write a layout change as Reshape when one dimension is 1; the device must know that it
-is one.
+The last: exporters write a layout change as Reshape when one dimension is 1; the device must know it is one.
 """
 
 from __future__ import annotations
@@ -60,8 +58,7 @@ def _write(node: ir.Node, source: ir.Value, target: tuple[int, ...]) -> bool:
 
 
 def unit_permutation(source: tuple[int, ...], target: tuple[int, ...]) -> list[int] | None:
-    """The permutation that equals a reshape between two different 4-D shapes by moving only dimensions of
-    size 1, or None.
+    """The permutation that equals a reshape between 4-D shapes by moving only dimensions of 1, or None.
 
     Where several do, NHWC→NCHW and NCHW→NHWC win: layout changes are what such reshapes are.
     """

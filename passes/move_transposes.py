@@ -1,10 +1,9 @@
-"""Move layout changes to the edges of the graph and let them cancel, so that everything between runs in one
-layout.
+"""Move layout changes to the edges of the graph and let them cancel: all between runs in one layout.
 
-    Relu(Transpose(x))         →    Transpose(Relu(x))         also Add, Mul, Concat, Softmax, Pad, ReduceMean
-    Transpose(Transpose(x))                  →    Transpose(x), or x
-    Transpose(Relu(input))         →    Relu(Transpose(input))          what belongs to an input goes up to it
-    Reshape(Transpose(x)) that keeps order   →    Reshape(x)
+    Relu(Transpose(x))                      →  Transpose(Relu(x))   also Add, Mul, Concat, Softmax, Pad, means
+    Transpose(Transpose(x))                 →  Transpose(x), or x
+    Transpose(Relu(input))                  →  Relu(Transpose(input))    an input's own goes up to it
+    Reshape(Transpose(x)) that keeps order  →  Reshape(x)
 
 A Transpose of a graph input stays where it is: it says how the caller lays out data.
 """
@@ -84,9 +83,7 @@ def _absorb(node: ir.Node) -> bool:
 
 
 def _is_private_to_input(value: ir.Value | None) -> bool:
-    """Whether the value is a graph input, or comes from one through operators that a Transpose may pass, used
-    nowhere else.
-    """
+    """Whether the value is a graph input, or made from one by what a Transpose may pass, used only here."""
     while value is not None and not value.is_graph_input():
         node = value.producer()
         if node is None or len(value.uses()) != 1 or value.is_graph_output() or not _passable(node):
@@ -230,9 +227,7 @@ def _replace_like(node: ir.Node, like: ir.Node, inputs: Sequence[ir.Value | None
 
 
 def _transpose_after(node: ir.Node, inputs: Sequence[ir.Value | None], perm: tuple[int, ...]) -> None:
-    """Replace Op(Transpose(x)) by Transpose(Op(x)); the Transpose now writes the tensor that had the
-    operator's name.
-    """
+    """Replace Op(Transpose(x)) by Transpose(Op(x)), which now writes the operator's tensor."""
     out = node.outputs[0]
     dims = [graph.shape(out)[axis] for axis in _inverse(perm)]
     name = node.name or node.op_type

@@ -1,10 +1,12 @@
 """One spelling for sums, products and axes.
 
-Sub(x, c), c constant       →    Add(x, -c)
-Div(x, c), c constant       →    Mul(x, 1/c)
-Sum(a, b, c)                →    Add(Add(a, b), c)
-Concat, Softmax, … axis=-1  →    the same with an axis from 0 up
-Transpose without perm      →    Transpose with the reversed order spelled out
+    Sub(x, c), c constant       →  Add(x, -c)
+    Div(x, c), c constant       →  Mul(x, 1/c)
+    Sum(a, b, c)                →  Add(Add(a, b), c)
+    Concat, Softmax, … axis=-1  →  the same with an axis from 0 up
+    Transpose without perm      →  Transpose with the reversed order spelled out
+
+Runs before all patterns, which then have fewer spellings to match.
 """
 
 from __future__ import annotations

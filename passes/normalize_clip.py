@@ -1,10 +1,12 @@
 """Limits in one form: Relu where the limits are 0 and infinity, else Clip with two scalar initializers.
 
-Max(x, 0)                       →    Relu(x)
-Clip(x, 0), Clip(x, 0, inf)     →    Relu(x)
-Min(Max(x, 0), 6)               →    Clip(x, 0, 6)
-Clip(Relu(x), 0, 6)             →    Clip(x, 0, 6)
-Clip(x) without finite bounds   →    x
+    Max(x, 0)                      →  Relu(x)
+    Clip(x, 0), Clip(x, 0, inf)    →  Relu(x)
+    Min(Max(x, 0), 6)              →  Clip(x, 0, 6)
+    Clip(Relu(x), 0, 6)            →  Clip(x, 0, 6)
+    Clip(x) without finite bounds  →  x
+
+Runs before fuse-activations and fold-pad, which look for these.
 """
 
 from __future__ import annotations
@@ -33,9 +35,7 @@ class NormalizeClip(ir.passes.InPlacePass):
 
 
 def limits(node: ir.Node | None) -> tuple[float, float] | None:
-    """(low, high) of a node that only limits its first float input, with infinities for none; None for other
-    nodes.
-    """
+    """(low, high) of a node that only limits its float input, infinite where open; None for other nodes."""
     if (
         node is None
         or node.domain != ""

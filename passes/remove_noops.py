@@ -1,7 +1,10 @@
 """Remove nodes that change nothing.
 
-y = Identity(x), Dropout(x), Reshape(x) to its own shape, Transpose in order, Cast to its own type,
-    Pad by 0, Slice of everything, Concat/Sum/Max of one, 1x1 pooling, Add of 0, Mul by 1, Relu of Relu  →   x
+    Identity(x), Dropout(x), Reshape(x) to its own shape, Transpose in order, Cast to its own type,
+    Expand to its own shape, Pad by 0, Slice of everything, Concat/Sum/Max of one, 1x1 pooling,
+    Add of 0, Mul by 1, Relu of Relu                        →  x
+
+An output keeps its name: the node before it is renamed, and where that cannot be, the node stays.
 """
 
 from __future__ import annotations

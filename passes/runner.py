@@ -94,9 +94,7 @@ def run_passes(
 
 
 def check_contract(each: ir.passes.InPlacePass, model: ir.Model, before: bytes, modified: bool) -> None:
-    """Raise :class:`PassContractError` unless the model is valid, `modified` is true exactly if it differs
-    from `before`, and a second run is idle.
-    """
+    """Raise :class:`PassContractError` for an invalid model, a wrong `modified`, or a busy second run."""
     name, after = pass_name(each), graph.to_bytes(model)
     if modified != (after != before):
         happened = "changed" if after != before else "did not change"
@@ -131,9 +129,7 @@ def print_after(
     emit: Callable[[str], None],
     passes: Sequence[ir.passes.InPlacePass] = FLOAT_PIPELINE,
 ) -> Hook:
-    """A hook for ``--print-after``: gives the model as text to `emit` after each named pass; unknown names
-    raise at once.
-    """
+    """A hook for ``--print-after``: `emit` gets the model as text after each named pass, all checked now."""
     check_pass_names(names, passes)
 
     def hook(record: PassRecord, model: ir.Model) -> None:
