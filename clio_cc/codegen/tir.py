@@ -223,8 +223,8 @@ def segments(
 ) -> list[tuple[int, int]]:
     """Cut the output positions along one axis into (start, count).
 
-    Windows that begin before the image, windows wholly inside, the rest; empty parts are left out. In a loop over
-    those wholly inside TVM reduces what :func:`window` returns to constants.
+    Windows that begin before the image, windows wholly inside, the rest; empty parts are left out. In a
+    loop over those wholly inside TVM reduces what :func:`window` returns to constants.
     """
     before = min(-(-pad // stride), outputs)
     whole = max(0, (size - 1 + pad - dilation * (taps - 1)) // stride + 1)

@@ -137,7 +137,9 @@ class Conv(Operator):
             columns: FloatArray = np.concatenate(taps, axis=-1).astype(exact)
             rows = self.weight[g * per_out : (g + 1) * per_out].reshape(per_out, -1)
             filters: FloatArray = rows.astype(exact)
-            parts.append((columns @ filters.T).astype(np.int32))
+            # One large product rather than one per row of the image.
+            sums = columns.reshape(-1, columns.shape[-1]) @ filters.T
+            parts.append(sums.astype(np.int32).reshape(*columns.shape[:-1], per_out))
         return np.concatenate(parts, axis=-1)
 
     def kernel(self) -> Kernel:
@@ -149,8 +151,7 @@ def _as_image(shape: tuple[int, ...]) -> tuple[int, int, int]:
 
 
 def epilogue_tables(requantize: Requantize, bias: IntArray) -> tuple[tuple[str, Any], ...]:
-    """The per-channel tables of a requantization: bias with the rounding constant in it, shift,
-    multiplier."""
+    """The per-channel tables of a requantization: bias and rounding constant, multiplier, shift."""
     tables: list[tuple[str, Any]] = [("bias", (bias + requantize.rounding).astype(np.int32))]
     if requantize.multiplier is not None:
         tables.append(("multiplier", requantize.multiplier.astype(np.int32)))
@@ -205,8 +206,7 @@ def pack_weights(op: Conv) -> Int8Array:
 
 
 def pack_depthwise_weights(op: Conv) -> npt.NDArray[np.int16]:
-    """Return the weights as the depthwise kernel reads them: int16 ``[channels/4, kh, kw, 4]``, each four in
-    lane order.
+    """Return the weights as the depthwise kernel reads them: int16 ``[channels/4, kh, kw, 4]`` in lane order.
 
     Two bytes a weight: they are few, and their widening would be a quarter of the instructions.
     """

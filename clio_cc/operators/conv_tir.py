@@ -36,8 +36,7 @@ def _split(extent: int, tile: int) -> list[tuple[int, int, int]]:
 
 @cache
 def _matmul_intrinsic(pixels: int, channels: int, blocks: int) -> str:
-    """Register ``clio_matmul_<pixels>x<channels>`` for a depth of `blocks` × 4 lanes; return the intrinsic's
-    name."""
+    """Register ``clio_matmul_<pixels>x<channels>`` for a depth of `blocks` × 4 lanes; return its name."""
 
     def describe(body: bool) -> Any:
         with tir.prim_func_of(
@@ -82,8 +81,7 @@ def _multiply(
     outer: Callable[[], tuple[Any, ...]],
     name: str,
 ) -> None:
-    """Emit ``acc[p, c] += sum(columns[b, p, …] * weight[*outer(), b, c, …])`` as the block that is
-    tensorized.
+    """Emit ``acc[p, c] += sum(columns[b, p, …] * weight[*outer(), b, c, …])``: the block to be tensorized.
 
     A block sees loops only through its axes, so `outer` is called inside it to bind those of the outer loops.
     """
@@ -148,8 +146,7 @@ def matmul(op: Conv, runs: Runs, tile: tuple[int, int]) -> Any:
 
 @dataclass(frozen=True)
 class Image:
-    """Heights and widths that the matmul walks. To a 1×1 filter that sees every pixel the image is one long
-    row."""
+    """What the matmul walks over. To a 1×1 filter that sees every pixel the image is one long row."""
 
     height: int
     width: int
@@ -250,8 +247,10 @@ def _gather(
 
 
 def depthwise(op: Conv) -> Any:
-    """Return the PrimFunc: x, weight, bias[, multiplier], shift, y. Weights as pack_depthwise_weights has
-    them."""
+    """Return the PrimFunc: x, weight, bias[, multiplier], shift, y.
+
+    Weights as :func:`clio_cc.operators.conv.pack_depthwise_weights` has them.
+    """
     height, width, channels = op.image_in
     out_h, out_w, _ = op.image_out
     _, kh, kw, _ = op.weight.shape
