@@ -31,7 +31,7 @@ from clio_cc.quantization.rounding import round_weights
 
 WALK_MACS = 3e9  # multiply-accumulates of the walk, in float and again in integers
 WALK_SAMPLES = (8, 128)
-_ROWS = 8192  # receptive fields per layer from which weights are rounded
+_FIELDS_PER_INPUT, _FIELDS = 16, (4096, 16384)  # receptive fields per layer from which weights are rounded
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ class _Quantizer:
         exact: dict[str, Float] = {}
         steps: dict[str, Int8Array] = {}
         for name, x in inputs.items():
-            self.tensors[name] = Tensor(name, self.network.layouts[name].shape, self.scale_of(name))
+            self.tensors[name] = Tensor(name, self.network.layouts[name].shape, self.scale_of(name, x))
             exact[name] = x
             steps[name] = quantize(x, self.tensors[name].scale)
         last_use = {name: i for i, layer in enumerate(self.network.layers) for name in layer.inputs}
@@ -165,13 +165,12 @@ class _Quantizer:
                 del exact[name], steps[name]
             progress(index + 1)
 
-    def scale_of(self, name: str, values: Float | None = None) -> float:
-        """Return the activation scale of a tensor from its statistics, or from `values` where calibration saw none."""
+    def scale_of(self, name: str, values: Float) -> float:
+        """Return a tensor's scale: the least error over all calibration, or in `values` where nothing was recorded."""
         seen = self.statistics.get(name)
-        if seen is not None:
-            return activation_scale(seen.rows, float(seen.largest.max()), self.mode)
-        assert values is not None
-        return activation_scale(values, float(np.abs(values).max()), self.mode)
+        if seen is None:
+            return activation_scale(values, float(np.abs(values).max()), self.mode)
+        return activation_scale(seen.rows, float(seen.largest.max()), self.mode)
 
     def other(self, layer: Layer, exact: list[Float], steps: list[Int8Array]) -> tuple[Operator, Float, Int8Array]:
         wanted = layer.evaluate(exact)
@@ -197,7 +196,9 @@ class _Quantizer:
         per_group = len(flat) // layer.groups
         power = np.repeat(np.einsum("gii->gi", gram), per_group, axis=0)
         scale = weight_scales(flat, power + 1e-9 * power.mean() + 1e-30, self.mode)
-        output_scale = max(self.scale_of(layer.output), self.allowed(_finest_output(x.scale * scale, self.mode)))
+        linear = layer.linear([exact])
+        wanted = layer.clamp(linear)
+        output_scale = max(self.scale_of(layer.output, wanted), self.allowed(_finest_output(x.scale * scale, self.mode)))
         scale = _bounded(scale, x.scale, output_scale, layer.bias)
         grouped = flat.reshape(layer.groups, per_group, -1)
         weight = round_weights(grouped, scale.reshape(layer.groups, per_group), gram)
@@ -206,31 +207,35 @@ class _Quantizer:
         step = x.scale * scale
         bias = np.floor(layer.bias / step + 0.5).astype(np.int64)
         op = emit_conv(layer, x, output, weight, scale, bias, self.mode)
-        linear = layer.linear([exact])
         acc = op.accumulate(steps)
         axes = tuple(range(acc.ndim - 1))
         missing = linear.reshape(acc.shape).mean(axis=axes, dtype=np.float64) - acc.mean(axis=axes, dtype=np.float64) * step
         correction = np.floor(missing / step + 0.5).astype(np.int64)
         op = emit_conv(layer, x, output, weight, scale, bias + correction, self.mode)
         got = op.requantize.apply(acc + correction.astype(np.int32))
-        return op, layer.clamp(linear), got.reshape(len(got), *layer.shape)
+        return op, wanted, got.reshape(len(got), *layer.shape)
 
 
 def _gram(layer: ConvLayer, steps: Int8Array) -> Float:
-    """Return the sums of products of a Conv's inputs, ``[groups, inputs, inputs]``, over some receptive fields."""
-    pixels = layer.pixels[0] * layer.pixels[1] * len(steps)
-    every = max(1, pixels // _ROWS)
-    windows = [w.reshape(-1, w.shape[-1])[::every].astype(np.float32) for w in layer.windows(steps)]  # type: ignore[arg-type]
-    per_in = layer.weight.shape[3]
+    """Return the sums of products of a Conv's inputs, ``[groups, inputs, inputs]``.
+
+    From receptive fields drawn at random: evenly spaced ones would see the same columns of every image.
+    """
+    rng = np.random.default_rng(0)
+    size = (len(steps), *layer.pixels)
+    fields = int(np.prod(size))
+    wanted = int(np.clip(_FIELDS_PER_INPUT * layer.weight[0].size, *_FIELDS))
+    chosen = np.arange(fields) if fields <= wanted else np.sort(rng.choice(fields, wanted, replace=False))
+    where = np.unravel_index(chosen, size)
+    windows = [window[where].astype(np.float32) for window in layer.windows(steps)]  # [fields, channels] each
     if layer.depthwise:
-        taps = np.stack(windows)  # [taps, rows, channels]
-        gram = np.einsum("arc,brc->cab", taps, taps, optimize=True)
-        return np.repeat(gram, 1, axis=0).astype(np.float64)
+        taps = np.ascontiguousarray(np.stack(windows).transpose(2, 0, 1))
+        return np.asarray(taps @ taps.transpose(0, 2, 1), np.float64)
     grams = []
-    for g in range(layer.groups):
-        rows = np.concatenate([w[:, g * per_in : (g + 1) * per_in] for w in windows], axis=1)
+    for columns in zip(*(np.split(window, layer.groups, axis=1) for window in windows), strict=True):
+        rows = np.concatenate(columns, axis=1)
         grams.append(rows.T @ rows)
-    return np.stack(grams).astype(np.float64)
+    return np.asarray(np.stack(grams), np.float64)
 
 
 def _finest_output(accumulator_scale: Float, mode: Mode) -> float:

@@ -165,10 +165,10 @@ class ConvLayer(Clamped):
             for window, tap in zip(windows[1:], taps[1:], strict=True):
                 total += np.multiply(window, tap, out=product)
         else:
-            parts = [
-                self.columns(x, g) @ filters.reshape(len(filters), -1).T
-                for g, filters in enumerate(np.split(weight, self.groups))
-            ]
+            parts = []
+            for g, filters in enumerate(np.split(weight, self.groups)):
+                flat = filters.reshape(len(filters), -1).T
+                parts.append(self.columns(x, g).reshape(-1, len(flat)) @ flat)
             total = (parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)) + bias
         return total.reshape(len(x), *self.shape)
 

@@ -22,17 +22,25 @@ def round_weights(weight: Float, scale: Float, gram: Float) -> Float:
         scale: ``[groups, cout]``.
         gram: ``[groups, inputs, inputs]``: sums of products of inputs over calibration.
     """
-    count = weight.shape[2]
     diagonal = np.einsum("gii->gi", gram)
     damping = _DAMPING * diagonal.mean(axis=1) + 1e-12
-    damped = gram + damping[:, None, None] * np.eye(count)
+    damped = gram + damping[:, None, None] * np.eye(weight.shape[2])
     order = np.argsort(-diagonal.mean(axis=0), kind="stable")  # strong inputs first: the weak ones can make up for them
-    inverse = np.linalg.inv(damped[:, order][:, :, order])
-    upper = np.linalg.cholesky((inverse + inverse.transpose(0, 2, 1)) / 2).transpose(0, 2, 1)
-    rest, steps = weight[:, :, order].copy(), np.empty_like(weight)
-    for k in range(count):
-        column = rest[:, :, k]
-        steps[:, :, order[k]] = np.clip(np.floor(column / scale + 0.5), INT8_MIN, INT8_MAX)
-        error = (column - steps[:, :, order[k]] * scale) / upper[:, None, k, k]
-        rest[:, :, k + 1 :] -= error[:, :, None] * upper[:, None, k, k + 1 :]
+    factor = _upper_factor(damped[:, order][:, :, order])
+    error, steps = np.zeros_like(weight), np.empty_like(weight)
+    for k, original in enumerate(order):
+        carried = (error[:, :, :k] @ factor[:, :k, k, None])[:, :, 0] / factor[:, None, k, k]
+        column = weight[:, :, original]
+        rounded = np.clip(np.floor((column + carried) / scale + 0.5), INT8_MIN, INT8_MAX)
+        error[:, :, k] = column - rounded * scale
+        steps[:, :, original] = rounded
     return steps
+
+
+def _upper_factor(gram: Float) -> Float:
+    """Return upper triangular R with ``R @ R.T == gram``: the Cholesky factor of the matrix read backwards.
+
+    With errors e the loss is ``|e R|**2``, whose k-th term holds e_0 … e_k only: that is what makes one pass over the weights do.
+    """
+    lower: Float = np.linalg.cholesky(gram[:, ::-1, ::-1])
+    return np.ascontiguousarray(lower[:, ::-1, ::-1])
