@@ -184,7 +184,7 @@ def _cloud(
     from clio_cc.cloud import cloud_model, triton_repository
     from clio_cc.partition import clean_name
 
-    model = cloud_model(graph, point, program.tensors[point.tensor].scale)
+    model = cloud_model(graph, point, program.tensors[program.taps[0].tensor].scale)
     files = triton_repository(clean_name(options.model.stem), model)
     return {f"cloud/{path}": content for path, content in files.items()}
 
@@ -221,7 +221,7 @@ def _manifest(
     partitions = [
         {
             "name": tap.partition,
-            "tensor": tap.tensor,
+            "tensor": point.tensor if point is not None else tap.tensor,
             "shape": list(point.shape) if point is not None else [],
             "layer": layers[point.node_index - 1] if point is not None else None,
             "slices": [tap.units],

@@ -210,7 +210,8 @@ def lower(model: ir.Model, tensor: str = "", partition: str = "local", nearest: 
             lowering.add_input(value)
     for node in part.graph:
         lowering.add(node)
-    outputs = tuple(lowering.named(value) for value in part.graph.outputs)
+    name = lowering.units_last if tensor else lowering.named
+    outputs = tuple(name(value) for value in part.graph.outputs)
     used = {lowering.place(value)[0] for value in part.graph.inputs if value.name in lowering.places}
     return Network(tuple(sorted(used, key=list(lowering.layouts).index)), tuple(lowering.layers), outputs, lowering.layouts, partition)
 
@@ -259,6 +260,12 @@ class _Lowering:
             )
             self.put(value, name, layout)
         return str(value.name)
+
+    def units_last(self, value: ir.Value) -> str:
+        """Return the tensor of an output that travels: its units, the graph's axis 1, are the device's last axis."""
+        _, layout = self.place(value)
+        order = (*range(2, len(layout.graph_shape)), 1)
+        return self.named(value) if layout.order == order else self.arranged(value, order)
 
     def arranged(self, value: ir.Value | None, order: tuple[int, ...]) -> str:
         """Return the tensor of `value` with its axes in `order`, through a Transpose operator if there is no other way."""
