@@ -90,6 +90,7 @@ class TestRun:
     stack_bytes: int  # most used by clio_run and its hooks, if any; 0 where it is not painted
     mismatches: int  # op outputs that differ from the expected hashes
     dumps: Mapping[tuple[int, int], bytes] = field(default_factory=dict)  # (vector, op) → output
+    units: tuple[tuple[int, ...], ...] = ()  # FNV-1a 32 of all units of each tap; empty without taps
 
 
 def build(
@@ -207,6 +208,7 @@ def parse_run(lines: Iterable[str], name: str) -> TestRun:
     hashes: list[list[int]] = []
     instructions: list[list[int]] = []
     outputs: list[list[bytes]] = []
+    units: list[list[int]] = []
     dumps: dict[tuple[int, int], bytes] = {}
     totals: dict[str, int] = {}
     for number, line in enumerate(lines, start=1):
@@ -217,6 +219,8 @@ def parse_run(lines: Iterable[str], name: str) -> TestRun:
                     _append(instructions, int(vector), int(op), int(count))
                 case ["OUT", vector, output, value]:
                     _append(outputs, int(vector), int(output), bytes.fromhex(value))
+                case ["UNIT", vector, tap, value]:
+                    _append(units, int(vector), int(tap), int(value, 16))
                 case ["DUMP", vector, op, value]:
                     dumps[int(vector), int(op)] = bytes.fromhex(value)
                 case ["STACK" | "DONE" as what, value] if what not in totals:
@@ -228,7 +232,13 @@ def parse_run(lines: Iterable[str], name: str) -> TestRun:
     if totals.keys() != {"STACK", "DONE"}:
         raise ClioError("no STACK or no DONE line", where=name)
     return TestRun(
-        _frozen(hashes), _frozen(instructions), _frozen(outputs), totals["STACK"], totals["DONE"], dumps
+        _frozen(hashes),
+        _frozen(instructions),
+        _frozen(outputs),
+        totals["STACK"],
+        totals["DONE"],
+        dumps,
+        _frozen(units),
     )
 
 

@@ -168,6 +168,7 @@ def _header(program: Program, arena: Arena, front_matter: str) -> str:
     out.line(f"#define CLIO_INPUTS {len(program.inputs)}")
     out.line(f"#define CLIO_OUTPUTS {len(outputs)}")
     out.line(f"#define CLIO_OPS {len(program.operators)}")
+    out.line(f"#define CLIO_TAPS {len(program.taps)}")
     out.line(f"#define CLIO_ARENA_BYTES {arena.bytes}")
     for role, group in (("INPUT", program.inputs), ("OUTPUT", outputs)):
         for index, tensor in enumerate(group):
@@ -193,8 +194,13 @@ uint32_t clio_output_bytes(uint32_t index);
         out.line(f"#define CLIO_TAP{tap_index}_UNITS {tap.units}")
         out.line(f"#define CLIO_TAP{tap_index}_UNIT_BYTES {tap.unit_bytes}")
     if program.taps:
+        out.line(f"#define CLIO_LARGEST_UNIT_BYTES {max(tap.unit_bytes for tap in program.taps)}")
         out.lines(
             """
+/* Units of partition point `tap`, and bytes of each. 0 beyond the last. */
+uint32_t clio_units(uint32_t tap);
+uint32_t clio_unit_bytes(uint32_t tap);
+
 /* Copies unit `unit` of partition point `tap` (one channel, row by row) to `to`: what the cloud's half takes.
  * Does nothing beyond the last. */
 void clio_unit(uint32_t tap, uint32_t unit, int8_t *to);
@@ -277,16 +283,23 @@ def _accessors(out: Emitter, role: str, pointer: str, tensors: Sequence[Tensor],
 
 
 def _unit(out: Emitter, program: Program, arena: Arena) -> None:
+    for function, values in (
+        ("clio_units", [tap.units for tap in program.taps]),
+        ("clio_unit_bytes", [tap.unit_bytes for tap in program.taps]),
+    ):
+        out.line()
+        with out.block(f"uint32_t {function}(uint32_t tap) {{"), out.block("switch (tap) {"):
+            for index, value in enumerate(values):
+                out.line(f"case {index}: return {value};")
+            out.line("default: return 0;")
     out.line()
     with out.block("void clio_unit(uint32_t tap, uint32_t unit, int8_t *to) {"):
+        out.line("const uint32_t units = clio_units(tap), bytes = clio_unit_bytes(tap);")
         out.line("const int8_t *from;")
-        out.line("uint32_t i, bytes, units;")
+        out.line("uint32_t i;")
         with out.block("switch (tap) {"):
             for index, tap in enumerate(program.taps):
-                place = f"clio_arena + {arena.offsets[tap.tensor]}"
-                out.line(
-                    f"case {index}: from = {place}; units = {tap.units}; bytes = {tap.unit_bytes}; break;"
-                )
+                out.line(f"case {index}: from = clio_arena + {arena.offsets[tap.tensor]}; break;")
             out.line("default: return;")
         with out.block("for (i = 0; i < bytes && unit < units; i++) {"):
             out.line("to[i] = from[i * units + unit];")
@@ -304,6 +317,17 @@ def expected_hashes(program: Program, inputs: Sequence[Int8Array]) -> npt.NDArra
     """Return ``[vectors, operators]``: the hash of every operator's output, by the reference interpreter."""
     columns = [_hashes(value) for _, value in reference.walk(program, inputs)]
     return np.stack(columns, axis=1) if columns else np.zeros((len(inputs[0]), 0), np.uint32)
+
+
+def unit_hashes(program: Program, outputs: Sequence[Int8Array]) -> tuple[tuple[int, ...], ...]:
+    """Return, for every vector, the hash of all units of each tap, one unit after the other.
+
+    Args:
+        outputs: What :func:`clio_cc.reference.run` returned.
+    """
+    batches = [outputs[program.outputs.index(tap.tensor)] for tap in program.taps]
+    columns = [_hashes(np.moveaxis(batch, -1, 1)).tolist() for batch in batches]
+    return tuple(zip(*columns, strict=True))
 
 
 def _hashes(batch: Int8Array) -> npt.NDArray[np.uint32]:

@@ -3,6 +3,7 @@
  *   OP <vector> <op> <hash> <instructions>   with CLIO_OP_HOOK; FNV-1a 32 of the op's output, hashing not counted
  *   DUMP <vector> <op> <bytes in hex>        with CLIO_TEST_DUMP_OP=<op>, for that op
  *   OUT <vector> <output> <bytes in hex>
+ *   UNIT <vector> <tap> <hash>               FNV-1a 32 of all units of a partition point, as clio_unit hands them out
  *   STACK <bytes>                            most stack used by clio_run, and by the hooks where they are compiled in
  *   DONE <mismatches>                        op outputs that differ from clio_expected; exit code 1 if any
  *
@@ -56,18 +57,11 @@ static void put_hex(const int8_t *bytes, uint32_t count) {
     }
 }
 
-#ifdef CLIO_OP_HOOK
+#if defined(CLIO_OP_HOOK) || CLIO_TAPS > 0
 
-/* Passed instead of an operator's index: measure what the hooks themselves cost between their two counter readings. */
-#define CALIBRATE 0xffffffffu
+#define FNV1A_START 2166136261u
 
-static uint32_t vector_index;
-static uint32_t mismatches;
-static uint32_t op_started;
-static uint32_t hook_cost;
-
-static uint32_t fnv1a(const int8_t *bytes, uint32_t count) {
-    uint32_t hash = 2166136261u;
+static uint32_t fnv1a(uint32_t hash, const int8_t *bytes, uint32_t count) {
     uint32_t i;
     for (i = 0; i < count; i++) {
         hash = (hash ^ ((uint32_t)bytes[i] & 0xffu)) * 16777619u;
@@ -85,8 +79,20 @@ static void put_hash(uint32_t hash) {
     put_hex(bytes, 4);
 }
 
+#endif
+
+#ifdef CLIO_OP_HOOK
+
+/* Passed instead of an operator's index: measure what the hooks themselves cost between their two counter readings. */
+#define CALIBRATE 0xffffffffu
+
+static uint32_t vector_index;
+static uint32_t mismatches;
+static uint32_t op_started;
+static uint32_t hook_cost;
+
 static void report_op(uint32_t op, const int8_t *output, uint32_t bytes, uint32_t instructions) {
-    const uint32_t hash = fnv1a(output, bytes);
+    const uint32_t hash = fnv1a(FNV1A_START, output, bytes);
     if (hash != clio_expected[vector_index * (uint32_t)CLIO_OPS + op]) {
         mismatches++;
     }
@@ -161,6 +167,25 @@ static void put_outputs(uint32_t vector) {
     }
 }
 
+#if CLIO_TAPS > 0
+static void put_units(uint32_t vector) {
+    static int8_t unit[CLIO_LARGEST_UNIT_BYTES];
+    uint32_t tap, i;
+    for (tap = 0; tap < (uint32_t)CLIO_TAPS; tap++) {
+        uint32_t hash = FNV1A_START;
+        for (i = 0; i < clio_units(tap); i++) {
+            clio_unit(tap, i, unit);
+            hash = fnv1a(hash, unit, clio_unit_bytes(tap));
+        }
+        board_puts("UNIT");
+        put_number(vector);
+        put_number(tap);
+        put_hash(hash);
+        board_puts("\n");
+    }
+}
+#endif
+
 /* Everything above in one call; returns the exit code. */
 int clio_test(void) {
     const int8_t *next = clio_vectors;
@@ -176,6 +201,9 @@ int clio_test(void) {
         next = load_inputs(next);
         run_painted();
         put_outputs(vector);
+#if CLIO_TAPS > 0
+        put_units(vector);
+#endif
     }
 #ifdef CLIO_OP_HOOK
     wrong = mismatches;

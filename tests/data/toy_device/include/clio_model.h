@@ -7,6 +7,7 @@
 #define CLIO_INPUTS 2
 #define CLIO_OUTPUTS 1
 #define CLIO_OPS 2
+#define CLIO_TAPS 0
 #define CLIO_INPUT0_BYTES 8
 #define CLIO_INPUT1_BYTES 8
 #define CLIO_OUTPUT0_BYTES 8
