@@ -234,7 +234,7 @@ def plan_command(
         )
         for s in made.strategies
     ]
-    heads = (
+    names = (
         "strategy",
         "partition",
         "bytes",
@@ -242,7 +242,7 @@ def plan_command(
         f"at {_bps(made.bandwidth[0])}",
         f"at {_bps(made.bandwidth[1])}",
     )
-    _print_table("Fixed strategies", heads, fixed)
+    _print_table("Fixed strategies", names, fixed)
 
 
 @app.command("verify")
@@ -296,7 +296,8 @@ def _print_table(title: str, heads: Sequence[str], rows: Sequence[Sequence[Any]]
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", show_header=any(heads), box=None, pad_edge=False)
+    print(title)  # as the table's own title it would break at the table's width
+    table = Table(show_header=any(heads), box=None, pad_edge=False)
     for index, head in enumerate(heads):
         numeric = index > 0 and all(isinstance(row[index], int | float) for row in rows)
         table.add_column(head, justify="right" if numeric else "left", overflow="fold")
