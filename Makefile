@@ -6,6 +6,7 @@ PYTHON := $(shell command -v python3.11 || command -v python3)
 UV_VERSION := 0.13.8
 DEMO := build/demo
 DIGITS := $(CURDIR)/examples/digits
+BOARDS := gap8 stm32f7 nrf5340
 
 export PATH := $(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -21,20 +22,30 @@ env: $(VENV)/.stamp ## Create .venv from the lock file and install clio-cc into 
 
 $(VENV)/.stamp: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 14) else "clio-cc needs Python 3.11, found " + sys.version)'
-	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --require-hashes -r requirements.lock
-	$(VENV)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@echo "Making $(VENV) with TVM, onnxruntime and the rest of requirements.lock (800 MB on disk; some minutes on a slow line)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/python -m pip install --quiet --require-hashes -r requirements.lock
+	@$(VENV)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
+# One step of the demo: shows the command as one would type it, then runs it.
+run = @printf '\n$$ %s\n' '$(subst $(DIGITS),digits,$(1))' && cd $(DEMO) && $(1)
+
 demo: env ## Compile the example for all three boards and check on this machine that every bit is right
-	rm -rf $(DEMO) && mkdir -p $(DEMO) && cp $(DIGITS)/digits.onnx $(DEMO)/model.onnx
-	cd $(DEMO) && clio-cc compile model.onnx --target gap8
-	cd $(DEMO) && clio-cc profile
-	cd $(DEMO) && clio-cc plan --bandwidth 50k:2M
-	cd $(DEMO) && for board in gap8 stm32f7 nrf5340; do \
-	    clio-cc compile model.onnx --target $$board --calibration $(DIGITS)/digits-calibration.npz --out clio-out-$$board && \
-	    clio-cc verify clio-out-$$board --board host || exit 1; \
-	done
+	@rm -rf $(DEMO) && mkdir -p $(DEMO) && cp $(DIGITS)/digits.onnx $(DEMO)/model.onnx
+	@printf '\nThe three commands, in a folder that holds only a model:\n'
+	$(call run,clio-cc compile model.onnx --target gap8)
+	$(call run,clio-cc profile)
+	$(call run,clio-cc plan --bandwidth 50k:2M)
+	@printf '\nThe same for every board with real data, then the C built and run here, every operator against the reference:\n'
+	$(foreach board,$(BOARDS),$(call demo_board,$(board)))
+	@printf '\nDone. $(DEMO)/ holds what was written for the three boards; start with $(DEMO)/clio-out-gap8/device/README.md.\n'
+
+define demo_board
+	$(call run,clio-cc compile model.onnx --target $(1) --calibration $(DIGITS)/digits-calibration.npz --out clio-out-$(1))
+	$(call run,clio-cc verify clio-out-$(1) --data $(DIGITS)/digits-test.npz --board host)
+
+endef
 
 check: env ## Run ruff and mypy
 	ruff format --check .
