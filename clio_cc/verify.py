@@ -252,9 +252,9 @@ class Verification:
                 )
         if self.cloud_error is not None:
             lines.append(
-                f"halves in floating point against the original model: {self.cloud_error:.2g} of its range"
+                f"split, not quantized: up to {self.cloud_error:.2g} of its range away from the original model"
             )
-        lines.append(f"quantized against the original model: {self.quantized_error:.2g} of its range")
+        lines.append(f"quantized: up to {self.quantized_error:.2g} of its range away from the original model")
         return [*lines, *(f"PROBLEM: {text}" for text in self.problems)]
 
 
