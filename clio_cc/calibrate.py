@@ -1,4 +1,5 @@
-"""Calibration: read sample inputs, run the float graph on them, keep what quantization needs to know of every tensor."""
+"""Calibration: read sample inputs, run the float graph on them, keep what quantization needs to know of
+every tensor."""
 
 from __future__ import annotations
 
@@ -78,13 +79,15 @@ class Statistics:
 # --- reading --------------------------------------------------------------------------------------------------------
 
 
-def load_samples(model: ir.Model, path: Path | None, *, scale: float = 1.0, most: int | None = None) -> Samples:
+def load_samples(
+    model: ir.Model, path: Path | None, *, scale: float = 1.0, most: int | None = None
+) -> Samples:
     """Return sample inputs for a model.
 
     Args:
         model: A loaded model, batch 1.
-        path: A ``.npz`` with `x` (one array per input name, where there are several inputs) and perhaps `y`, a ``.npy``, or a
-            folder of images, which are resized to the input; None for seeded random numbers.
+        path: A ``.npz`` with `x` (one array per input name, where there are several inputs) and perhaps `y`,
+            a ``.npy``, or a folder of images, which are resized to the input; None for seeded random numbers.
         scale: Divide pixels of images (not arrays) by this.
         most: Keep at most that many, evenly spread; None for all.
 
@@ -142,7 +145,9 @@ def _check_samples(path: Path, name: str, x: npt.NDArray[np.generic], dims: tupl
             if x.ndim == len(dims) == 4 and tuple(x.shape[a] for a in axes)[1:] == dims[1:]:
                 hint = f"x.transpose{axes} has the right shape"
         given = ", ".join(map(str, x.shape))
-        raise ClioError(f"calibration data has shape ({given}), input '{name}' needs ({wanted})", str(path), hint)
+        raise ClioError(
+            f"calibration data has shape ({given}), input '{name}' needs ({wanted})", str(path), hint
+        )
     if not len(x):
         raise ClioError("holds no samples", str(path))
     if not (np.issubdtype(x.dtype, np.number) or x.dtype == np.bool_) or np.iscomplexobj(x):
@@ -151,7 +156,9 @@ def _check_samples(path: Path, name: str, x: npt.NDArray[np.generic], dims: tupl
         raise ClioError("calibration data holds NaN or infinite values", str(path))
 
 
-def _read_images(path: Path, dims: Mapping[str, tuple[int, ...]], scale: float) -> dict[str, npt.NDArray[np.generic]]:
+def _read_images(
+    path: Path, dims: Mapping[str, tuple[int, ...]], scale: float
+) -> dict[str, npt.NDArray[np.generic]]:
     from PIL import Image, UnidentifiedImageError
 
     files = sorted(f for f in path.rglob("*") if f.suffix.lower() in _IMAGES)
@@ -161,7 +168,9 @@ def _read_images(path: Path, dims: Mapping[str, tuple[int, ...]], scale: float) 
     first = len(shape) == 4 and shape[1] in (1, 3)
     channels = shape[1] if first else shape[-1]
     if len(dims) != 1 or len(shape) != 4 or channels not in (1, 3):
-        raise ClioError(f"images do not fit input '{name}' of shape {shape}", str(path), "give a .npz with an array x")
+        raise ClioError(
+            f"images do not fit input '{name}' of shape {shape}", str(path), "give a .npz with an array x"
+        )
     height, width = shape[2:] if first else shape[1:3]
     files = [files[i] for i in np.linspace(0, len(files) - 1, min(MOST_SAMPLES, len(files))).astype(int)]
     images = []
@@ -228,7 +237,9 @@ class _Recorder:
         self._high = high if self._high is None else np.maximum(self._high, high)
         pixels = flat.shape[1]
         count = min(pixels, max(1, KEPT_VALUES // (self._samples * channels)))
-        chosen = self._rng.integers(pixels, size=(len(flat), count)) if count < pixels else np.arange(pixels)[None]
+        chosen = (
+            self._rng.integers(pixels, size=(len(flat), count)) if count < pixels else np.arange(pixels)[None]
+        )
         self._rows.append(flat[np.arange(len(flat))[:, None], chosen].reshape(-1, channels))
 
     def statistics(self) -> Statistics:
@@ -246,7 +257,7 @@ def batched(model: ir.Model, inputs: Sequence[str], outputs: Sequence[str]) -> o
     part = graph.extract(model, [str(value.name) for value in model.graph.inputs], computed)
     for node in part.graph:
         shape = graph.constant(graph.input_at(node, 1)) if graph.is_op(node, "Reshape") else None
-        if shape is not None and shape[:1] == 1 and (shape > 0).all():
+        if shape is not None and shape[0] == 1 and min(shape.tolist()) > 0:
             free = np.array([-1, *shape[1:]], np.int64)
             node.replace_input_with(1, graph.add_constant(part.graph, f"{node.name}_any_batch", free))
     proto = graph.to_proto(part)
@@ -266,7 +277,9 @@ def open_session(proto: onnx.ModelProto) -> object:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = THREADS, 1
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(
+        proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
 
 
 def run_session(

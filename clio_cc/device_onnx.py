@@ -1,13 +1,15 @@
 """The Program as standard QDQ ONNX, for people and for other tools: opens in Netron, runs in onnxruntime.
 
-Float operators between DequantizeLinear and QuantizeLinear, int8 with zero point 0, weights per output channel, int32 biases; a table
-is a Gather. QuantizeLinear rounds halves to even where the device rounds them up, so results may differ by one step at ties: the
-device's arithmetic is the Program's, this is a picture of it.
+Float operators between DequantizeLinear and QuantizeLinear, int8 with zero point 0, weights per output
+channel, int32 biases; a table is a Gather. QuantizeLinear rounds halves to even where the device rounds
+them up, so results may differ by one step at ties: the device's arithmetic is the Program's, this is a
+picture of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -67,8 +69,12 @@ class _Writer:
 
     # pieces
 
-    def node(self, op_type: str, inputs: Sequence[str], output: str, name: str = "", **attributes: object) -> str:
-        made = helper.make_node(op_type, list(inputs), [output], name=name or f"{output}:{op_type}", **attributes)
+    def node(
+        self, op_type: str, inputs: Sequence[str], output: str, name: str = "", **attributes: Any
+    ) -> str:
+        made = helper.make_node(
+            op_type, list(inputs), [output], name=name or f"{output}:{op_type}", **attributes
+        )
         self.nodes.append(made)
         return output
 
@@ -98,14 +104,17 @@ class _Writer:
             return source
         if (lo, hi) == (0, INT8_MAX):
             return self.node("Relu", [source], f"{source}:relu")
-        bounds = [self.constant(f"{tensor.name}:{n}", v * tensor.scale, np.float32) for n, v in (("min", lo), ("max", hi))]
+        bounds = [
+            self.constant(f"{tensor.name}:{n}", v * tensor.scale, np.float32)
+            for n, v in (("min", lo), ("max", hi))
+        ]
         return self.node("Clip", [source, *bounds], f"{source}:clip")
 
     # ends
 
     def input(self, tensor: Tensor, layout: Layout) -> None:
         name = f"{tensor.name}:float"
-        shape = ["batch", *layout.graph_shape[1:]]
+        shape: list[str | int | None] = ["batch", *layout.graph_shape[1:]]
         self.inputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
         order = (0, 3, 1, 2) if len(tensor.shape) == 3 else tuple(range(len(layout.graph_shape)))
         permutation = [(0, *layout.order)[axis] for axis in order]
@@ -122,7 +131,7 @@ class _Writer:
             self.node("Transpose", [source], name, perm=permutation)
         else:
             self.node("Identity", [source], name)
-        shape = ["batch", *layout.graph_shape[1:]]
+        shape: list[str | int | None] = ["batch", *layout.graph_shape[1:]]
         self.outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
 
     # operators
@@ -171,7 +180,7 @@ class _Writer:
         self.dequantize(op.output)
 
     def pool(self, op: Pool) -> None:
-        optional: dict[str, object] = {}  # onnxruntime's fused pools do not know attributes that say nothing
+        optional: dict[str, Any] = {}  # onnxruntime's fused pools do not know attributes that say nothing
         if op.dilation != (1, 1):
             optional["dilations"] = op.dilation
         if isinstance(op, AveragePool) and op.count_padding:
@@ -217,7 +226,11 @@ class _Writer:
         return self.node("Transpose", [tensor.name], f"{reader}:hwc", perm=_TO_HWC)
 
     def _graph_order(self, source: str, tensor: Tensor) -> str:
-        return self.node("Transpose", [source], f"{tensor.name}:chw", perm=_TO_CHW) if len(tensor.shape) == 3 else source
+        return (
+            self.node("Transpose", [source], f"{tensor.name}:chw", perm=_TO_CHW)
+            if len(tensor.shape) == 3
+            else source
+        )
 
 
 _WRITERS: dict[type[Operator], Callable[[_Writer, Operator], None]] = {

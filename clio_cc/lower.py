@@ -1,8 +1,10 @@
-"""Float graph → :class:`~clio_cc.quantization.layers.Network`: fuse activations, turn everything to the device's layout.
+"""Float graph → :class:`~clio_cc.quantization.layers.Network`: fuse activations, turn everything to the
+device's layout.
 
-On the device an image is (height, width, channels) and a vector (features,), both without a batch. In the graph an image is NCHW.
-The difference costs nothing at run time: weights are stored the other way round, a Transpose between the two layouts vanishes, and
-where an image becomes a vector the columns of the following Gemm are permuted. Only what is left becomes a Transpose operator.
+On the device an image is (height, width, channels) and a vector (features,), both without a batch. In the
+graph an image is NCHW. The difference costs nothing at run time: weights are stored the other way round, a
+Transpose between the two layouts vanishes, and where an image becomes a vector the columns of the following
+Gemm are permuted. Only what is left becomes a Transpose operator.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -33,156 +36,11 @@ from clio_cc.quantization.layers import (
     TableLayer,
     TransposeLayer,
 )
+from clio_cc.quantization.support import RESHAPES, constant_operand, device_supports, image_pads
+
+__all__ = ["device_supports", "lower"]
 
 IMAGE = (2, 3, 1)  # device axes height, width, channels of an NCHW tensor
-_RESHAPES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
-
-
-# --- what the device can run ----------------------------------------------------------------------------------------
-
-
-def device_supports(node: ir.Node) -> str:
-    """Return '' if the device can run this node of a canonical float graph, else the reason, short enough for a table."""
-    if node.domain != "":
-        return f"operators of domain {node.domain} do not run on the device"
-    check = _CHECKS.get(node.op_type)
-    if check is None:
-        return "" if node.op_type in FUNCTIONS else "no device operator"
-    if any(graph.static_shape(value) is None for value in [*graph.data_inputs(node), node.outputs[0]]):
-        return "a shape is not known at compile time"
-    return check(node)
-
-
-def _check_conv(node: ir.Node) -> str:
-    weight, bias = graph.constant(graph.input_at(node, 1)), graph.input_at(node, 2)
-    if weight is None or (bias is not None and graph.constant(bias) is None):
-        return "weights are computed at run time"
-    if weight.ndim != 4:
-        return f"only two-dimensional convolutions, this one has {weight.ndim - 2}"
-    return ""
-
-
-def _check_gemm(node: ir.Node) -> str:
-    if graph.constant(graph.input_at(node, 1)) is None or graph.constant(graph.input_at(node, 2)) is None:
-        return "weights are computed at run time"
-    return "" if _one_row(node.inputs[0]) else "takes one row at a time"
-
-
-def _one_row(value: ir.Value | None) -> bool:
-    dims = graph.shape(value)
-    return len(dims) == 2 and dims[0] == 1
-
-
-def _check_arithmetic(node: ir.Node) -> str:
-    data = graph.data_inputs(node)
-    shapes = [graph.shape(value) for value in data]
-    out = graph.shape(node.outputs[0])
-    if len(data) == 1:
-        return _check_constant_operand(node, shapes[0], out)
-    if out not in shapes:
-        return "both operands are stretched"
-    other = shapes[1 - shapes.index(out)]
-    if other in (out, (1, out[1], *[1] * (len(out) - 2))):
-        return ""
-    return f"cannot combine {out} with {other}, only equal shapes or one value per channel"
-
-
-def _check_constant_operand(node: ir.Node, shape: tuple[int, ...], out: tuple[int, ...]) -> str:
-    constant = _constant_operand(node)
-    wide = [axis for axis, dim in enumerate(constant.shape, len(out) - constant.ndim) if dim != 1]
-    if shape != out or len(wide) > 1:
-        return "a constant operand must be one number or one per channel"
-    return ""
-
-
-def _constant_operand(node: ir.Node) -> Float:
-    found = [graph.constant(value) for value in node.inputs if graph.is_constant(value)]
-    assert found[0] is not None
-    return found[0].astype(np.float64)
-
-
-def _check_clip(node: ir.Node) -> str:
-    return "" if clamp_bounds(node) is not None else "bounds are computed at run time"
-
-
-def _check_image(node: ir.Node) -> str:
-    if len(graph.shape(node.inputs[0])) != 4:
-        return "only images (rank 4)"
-    if len(node.outputs) > 1:
-        return "indices of the maxima are not available"
-    if graph.int_attr(node, "ceil_mode"):
-        return "ceil_mode is not resolved"
-    window, dilation = graph.ints_attr(node, "kernel_shape"), graph.ints_attr(node, "dilations", (1, 1))
-    pads = graph.ints_attr(node, "pads", (0, 0, 0, 0))
-    reach = [(k - 1) * d + 1 for k, d in zip(window, dilation, strict=False)]
-    return "padding is wider than the window" if any(p >= r for p, r in zip(pads, reach * 2, strict=False)) else ""
-
-
-def _check_concat(node: ir.Node) -> str:
-    out = graph.shape(node.outputs[0])
-    if len(graph.data_inputs(node)) != len(node.inputs):
-        return "cannot join constants"
-    axis = graph.int_attr(node, "axis") % len(out)
-    return "" if axis != 0 and out[0] == 1 else "cannot join along the batch"
-
-
-def _check_pad(node: ir.Node) -> str:
-    if graph.str_attr(node, "mode", "constant") != "constant":
-        return "only constant padding"
-    pads = _pads(node)
-    if pads is None:
-        return "padding is computed at run time"
-    return "" if min(pads) >= 0 else "cannot crop"
-
-
-def _pads(node: ir.Node) -> tuple[int, int, int, int] | None:
-    """Top, left, bottom, right of a Pad of an NCHW image; None if it is anything else."""
-    pads, dims = graph.constant(graph.input_at(node, 1)), graph.shape(node.inputs[0])
-    value, axes = graph.input_at(node, 2), graph.input_at(node, 3)
-    if pads is None or len(dims) != 4 or (value is not None and graph.scalar(value) is None):
-        return None
-    listed = range(4) if axes is None else [int(a) % 4 for a in np.asarray(graph.constant(axes)).reshape(-1)]
-    begin, end = [0] * 4, [0] * 4
-    for index, axis in enumerate(listed):
-        begin[axis], end[axis] = int(pads[index]), int(pads[index + len(listed)])
-    return (begin[2], begin[3], end[2], end[3]) if not any([*begin[:2], *end[:2]]) else None
-
-
-def _check_reshape(node: ir.Node) -> str:
-    before, after = graph.shape(node.inputs[0]), graph.shape(node.outputs[0])
-    return "" if before[0] == after[0] == 1 else "the batch does not stay in front"
-
-
-def _check_transpose(node: ir.Node) -> str:
-    return "" if graph.ints_attr(node, "perm")[:1] == (0,) else "the batch does not stay in front"
-
-
-def _check_softmax(node: ir.Node) -> str:
-    dims, value = graph.shape(node.inputs[0]), node.outputs[0]
-    if value.uses() or not value.is_graph_output():
-        return "only as the last layer"
-    axis = graph.int_attr(node, "axis", -1) % len(dims)
-    return "" if len(dims) == 2 and axis == 1 and dims[0] == 1 else "only over a vector"
-
-
-_CHECKS: dict[str, Callable[[ir.Node], str]] = {
-    "Conv": _check_conv,
-    "Gemm": _check_gemm,
-    "Add": _check_arithmetic,
-    "Mul": _check_arithmetic,
-    "Clip": _check_clip,
-    "MaxPool": _check_image,
-    "AveragePool": _check_image,
-    "GlobalAveragePool": _check_image,
-    "Concat": _check_concat,
-    "Pad": _check_pad,
-    **dict.fromkeys(_RESHAPES, _check_reshape),
-    "Transpose": _check_transpose,
-    "Softmax": _check_softmax,
-}
-
-
-# --- lowering -------------------------------------------------------------------------------------------------------
 
 
 def lower(model: ir.Model, tensor: str = "", partition: str = "local", nearest: str = "") -> Network:
@@ -202,8 +60,14 @@ def lower(model: ir.Model, tensor: str = "", partition: str = "local", nearest: 
         reason = device_supports(node)
         if reason:
             place = f"before the cut '{partition}'" if tensor else "in the network"
-            hint = f"cut at '{nearest}' or earlier" if nearest else "no cut lies before it: the device cannot take part"
-            raise ClioError(f"{node.op_type} {place} does not run on the device: {reason}", graph.where(node), hint)
+            hint = (
+                f"cut at '{nearest}' or earlier"
+                if nearest
+                else "no cut lies before it: the device cannot take part"
+            )
+            raise ClioError(
+                f"{node.op_type} {place} does not run on the device: {reason}", graph.where(node), hint
+            )
     lowering = _Lowering()
     for value in part.graph.inputs:
         if value.uses() or value.is_graph_output():
@@ -213,14 +77,20 @@ def lower(model: ir.Model, tensor: str = "", partition: str = "local", nearest: 
     name = lowering.units_last if tensor else lowering.named
     outputs = tuple(name(value) for value in part.graph.outputs)
     used = {lowering.place(value)[0] for value in part.graph.inputs if value.name in lowering.places}
-    return Network(tuple(sorted(used, key=list(lowering.layouts).index)), tuple(lowering.layers), outputs, lowering.layouts, partition)
+    return Network(
+        tuple(sorted(used, key=list(lowering.layouts).index)),
+        tuple(lowering.layers),
+        outputs,
+        lowering.layouts,
+        partition,
+    )
 
 
 def _input_layout(value: ir.Value) -> Layout:
     """Images come as cameras give them, (height, width, channels), whatever the graph's own order is."""
     dims = graph.shape(value)
     own = tuple(range(1, len(dims)))
-    moved = any(graph.is_op(use.node, "Transpose", *_RESHAPES) for use in value.uses())
+    moved = any(graph.is_op(use.node, "Transpose", *RESHAPES) for use in value.uses())
     return Layout(dims, IMAGE if len(dims) == 4 and not moved else own)
 
 
@@ -278,7 +148,13 @@ class _Lowering:
         if name in self.layouts:
             return name
         permutation = tuple(layout.order.index(axis) for axis in order)
-        base = {"name": name, "kind": "Transpose", "inputs": (tensor,), "output": name, "shape": wanted.shape}
+        base: dict[str, Any] = {
+            "name": name,
+            "kind": "Transpose",
+            "inputs": (tensor,),
+            "output": name,
+            "shape": wanted.shape,
+        }
         wide = [axis for axis in permutation if layout.shape[axis] != 1]
         free = wide == sorted(wide)
         self.layers.append(ReshapeLayer(**base) if free else TransposeLayer(**base, permutation=permutation))
@@ -288,10 +164,12 @@ class _Lowering:
     def image(self, value: ir.Value | None) -> str:
         return self.arranged(value, IMAGE)
 
-    def tail(self, node: ir.Node) -> tuple[ir.Value, dict[str, object]]:
+    def tail(self, node: ir.Node) -> tuple[ir.Value, dict[str, Any]]:
         """Absorb the clamps behind a node; return the value they end in and the fields name, kind, lo, hi."""
         lo, hi, kind, value = -math.inf, math.inf, node.op_type, node.outputs[0]
-        while (follower := graph.only_consumer(value)) is not None and (bounds := clamp_bounds(follower)) is not None:
+        while (follower := graph.only_consumer(value)) is not None and (
+            bounds := clamp_bounds(follower)
+        ) is not None:
             if follower.inputs[0] is not value:
                 break
             lo, hi = float(np.clip(lo, *bounds)), float(np.clip(hi, *bounds))
@@ -299,7 +177,7 @@ class _Lowering:
             kind, value, node = f"{kind}+{follower.op_type}", follower.outputs[0], follower
         return value, {"name": str(node.name), "kind": kind, "output": str(value.name), "lo": lo, "hi": hi}
 
-    def head(self, node: ir.Node) -> dict[str, object]:
+    def head(self, node: ir.Node) -> dict[str, Any]:
         value = node.outputs[0]
         return {"name": str(node.name), "kind": node.op_type, "output": str(value.name)}
 
@@ -317,7 +195,7 @@ class _Lowering:
         layout = Layout(graph.shape(value), IMAGE)
         height, width, channels = self.layouts[source].shape
         layer = ConvLayer(
-            **fields,  # type: ignore[arg-type]
+            **fields,
             inputs=(source,),
             shape=layout.shape,
             weight=weight.astype(np.float64).transpose(0, 2, 3, 1),
@@ -341,11 +219,13 @@ class _Lowering:
         value, fields = self.tail(node)
         layout = Layout(graph.shape(value), (1,))
         layer = ConvLayer(
-            **fields,  # type: ignore[arg-type]
+            **fields,
             inputs=(tensor,),
             shape=layout.shape,
             weight=weight[:, None, None, :],
-            bias=np.broadcast_to(bias.astype(np.float64).reshape(-1) * graph.float_attr(node, "beta", 1.0), len(weight)),
+            bias=np.broadcast_to(
+                bias.astype(np.float64).reshape(-1) * graph.float_attr(node, "beta", 1.0), len(weight)
+            ),
             image=(1, 1, weight.shape[1]),
         )
         self.emit(value, layer, layout)
@@ -364,11 +244,11 @@ class _Lowering:
         inputs = (self.arranged(first, order), self.arranged(second, order))
         layout = Layout(dims, order)
         make = AddLayer if node.op_type == "Add" else MulLayer
-        self.emit(value, make(**fields, inputs=inputs, shape=layout.shape), layout)  # type: ignore[arg-type]
+        self.emit(value, make(**fields, inputs=inputs, shape=layout.shape), layout)
 
     def with_constant(self, node: ir.Node, operand: ir.Value) -> None:
         """One number: a table. One per channel: a depthwise 1×1 convolution."""
-        constant, add = _constant_operand(node), node.op_type == "Add"
+        constant, add = constant_operand(node), node.op_type == "Add"
         rank = len(graph.shape(operand))
         if constant.size == 1:
             number = float(constant.reshape(()))
@@ -376,14 +256,16 @@ class _Lowering:
             return
         axis = next(i for i, dim in enumerate(constant.shape, rank - constant.ndim) if dim != 1)
         order = (*[i for i in range(1, rank) if i != axis], axis)
-        tensor = self.arranged(operand, self.place(operand)[1].order if self.place(operand)[1].order[-1] == axis else order)
+        tensor = self.arranged(
+            operand, self.place(operand)[1].order if self.place(operand)[1].order[-1] == axis else order
+        )
         layout = self.layouts[tensor]
         channels = constant.reshape(-1)
         value, fields = self.tail(node)
         image = (math.prod(layout.shape[:-1]), 1, len(channels)) if len(layout.shape) != 3 else layout.shape
         ones = np.ones(len(channels))
         layer = ConvLayer(
-            **fields,  # type: ignore[arg-type]
+            **fields,
             inputs=(tensor,),
             shape=layout.shape,
             weight=(ones if add else channels)[:, None, None, None],
@@ -399,7 +281,9 @@ class _Lowering:
     def tabulate(self, node: ir.Node, operand: ir.Value, function: Callable[[Float], Float]) -> None:
         """A table of `function` and of every function of one value behind it."""
         kind = node.op_type
-        while (follower := graph.only_consumer(node.outputs[0])) is not None and follower.op_type in FUNCTIONS:
+        while (
+            follower := graph.only_consumer(node.outputs[0])
+        ) is not None and follower.op_type in FUNCTIONS:
             if follower.domain != "" or len(graph.data_inputs(follower)) != 1:
                 break
             function = _compose(function_of(follower), function)
@@ -407,7 +291,7 @@ class _Lowering:
             kind, node = f"{kind}+{follower.op_type}", follower
         tensor, layout = self.place(operand)
         fields = self.head(node) | {"kind": kind}
-        layer = TableLayer(**fields, inputs=(tensor,), shape=layout.shape, function=function)  # type: ignore[arg-type]
+        layer = TableLayer(**fields, inputs=(tensor,), shape=layout.shape, function=function)
         self.emit(node.outputs[0], layer, layout)
 
     def pool(self, node: ir.Node) -> None:
@@ -416,7 +300,7 @@ class _Lowering:
         whole = node.op_type == "GlobalAveragePool"
         layout = Layout(graph.shape(value), IMAGE)
         layer = PoolLayer(
-            **self.head(node),  # type: ignore[arg-type]
+            **self.head(node),
             inputs=(source,),
             shape=layout.shape,
             average=node.op_type != "MaxPool",
@@ -435,14 +319,14 @@ class _Lowering:
         layout = Layout(dims, order)
         axis = order.index(graph.int_attr(node, "axis") % len(dims))
         inputs = tuple(self.arranged(operand, order) for operand in node.inputs)
-        self.emit(value, ConcatLayer(**self.head(node), inputs=inputs, shape=layout.shape, axis=axis), layout)  # type: ignore[arg-type]
+        self.emit(value, ConcatLayer(**self.head(node), inputs=inputs, shape=layout.shape, axis=axis), layout)
 
     def pad(self, node: ir.Node) -> None:
-        source, pads, fill = self.image(node.inputs[0]), _pads(node), graph.input_at(node, 2)
+        source, pads, fill = self.image(node.inputs[0]), image_pads(node), graph.input_at(node, 2)
         assert pads is not None
         layout = Layout(graph.shape(node.outputs[0]), IMAGE)
         number = (graph.scalar(fill) or 0.0) if fill is not None else 0.0
-        layer = PadLayer(**self.head(node), inputs=(source,), shape=layout.shape, pads=pads, value=number)  # type: ignore[arg-type]
+        layer = PadLayer(**self.head(node), inputs=(source,), shape=layout.shape, pads=pads, value=number)
         self.emit(node.outputs[0], layer, layout)
 
     def reshape(self, node: ir.Node) -> None:
@@ -451,14 +335,22 @@ class _Lowering:
         tensor, layout = self.place(node.inputs[0])
         columns = None
         if not layout.row_major:
-            if len(dims) == 2 and not value.is_graph_output() and all(graph.is_op(use.node, "Gemm") for use in value.uses()):
+            if (
+                len(dims) == 2
+                and not value.is_graph_output()
+                and all(graph.is_op(use.node, "Gemm") for use in value.uses())
+            ):
                 counted = np.arange(math.prod(dims)).reshape(layout.graph_shape)
                 columns = np.asarray(layout.to_device(counted)).reshape(-1)
             else:
                 tensor = self.arranged(node.inputs[0], tuple(range(1, len(layout.graph_shape))))
         image = Layout(dims, IMAGE) if len(dims) == 4 else None
-        after = image if image is not None and image.row_major else Layout(dims, tuple(range(1, len(dims))), columns)
-        layer = ReshapeLayer(**self.head(node), inputs=(tensor,), shape=after.shape)  # type: ignore[arg-type]
+        after = (
+            image
+            if image is not None and image.row_major
+            else Layout(dims, tuple(range(1, len(dims))), columns)
+        )
+        layer = ReshapeLayer(**self.head(node), inputs=(tensor,), shape=after.shape)
         self.emit(value, layer, after)
 
     def transpose(self, node: ir.Node) -> None:
@@ -470,7 +362,9 @@ class _Lowering:
 
     def softmax(self, node: ir.Node) -> None:
         tensor, layout = self.place(node.inputs[0])
-        self.emit(node.outputs[0], SoftmaxLayer(**self.head(node), inputs=(tensor,), shape=layout.shape), layout)  # type: ignore[arg-type]
+        self.emit(
+            node.outputs[0], SoftmaxLayer(**self.head(node), inputs=(tensor,), shape=layout.shape), layout
+        )
 
 
 def _compose(outer: Callable[[Float], Float], inner: Callable[[Float], Float]) -> Callable[[Float], Float]:
@@ -497,7 +391,7 @@ _EMITTERS: dict[str, Callable[[_Lowering, ir.Node], None]] = {
     "GlobalAveragePool": _Lowering.pool,
     "Concat": _Lowering.concat,
     "Pad": _Lowering.pad,
-    **dict.fromkeys(_RESHAPES, _Lowering.reshape),
+    **dict.fromkeys(RESHAPES, _Lowering.reshape),
     "Transpose": _Lowering.transpose,
     "Softmax": _Lowering.softmax,
 }

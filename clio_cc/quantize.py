@@ -2,9 +2,10 @@
 
     calibrate → equalize → formats by loss → walk
 
-The walk runs the float and the integer network side by side over some calibration samples. At each Conv the weights are rounded for
-the inputs that the integer network really gives it, and the bias absorbs what is left of the mean error; so every layer makes up for
-the ones before it. It also measures the error of every operator.
+The walk runs the float and the integer network side by side over some calibration samples. At each Conv the
+weights are rounded for the inputs that the integer network really gives it, and the bias absorbs what is
+left of the mean error; so every layer makes up for the ones before it. It also measures the error of every
+operator.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from clio_cc.quantization.formats import Mode, activation_scale, power_at_least,
 from clio_cc.quantization.layers import ConvLayer, Float, Layer, Network, SoftmaxLayer
 from clio_cc.quantization.rounding import round_weights
 
-WALK_MACS = 3e9  # multiply-accumulates of the walk, in float and again in integers
+WALK_MACS = 5e9  # multiply-accumulates of the walk, in float and again in integers
 WALK_SAMPLES = (8, 128)
 _FIELDS_PER_INPUT, _FIELDS = 16, (4096, 16384)  # receptive fields per layer from which weights are rounded
 
@@ -78,7 +79,10 @@ class Quantized:
     def quantize_inputs(self, inputs: Mapping[str, npt.NDArray[np.floating]]) -> list[Int8Array]:
         """Return float inputs in graph layout (``[n, ...]``) as the program takes them."""
         return [
-            quantize(np.asarray(self.network.layouts[tensor.name].to_device(inputs[tensor.name]), np.float64), tensor.scale)
+            quantize(
+                np.asarray(self.network.layouts[tensor.name].to_device(inputs[tensor.name]), np.float64),
+                tensor.scale,
+            )
             for tensor in self.program.inputs
         ]
 
@@ -86,13 +90,18 @@ class Quantized:
         """Return the program's outputs as floats in graph layout."""
         tensors = self.program.tensors
         return [
-            np.asarray(self.network.layouts[name].to_graph(value), np.float32) * np.float32(tensors[name].scale)
+            np.asarray(self.network.layouts[name].to_graph(value), np.float32)
+            * np.float32(tensors[name].scale)
             for name, value in zip(self.program.outputs, outputs, strict=True)
         ]
 
 
 def quantize_model(
-    model: ir.Model, network: Network, samples: Samples, mode: Mode = "shift", progress: Progress | None = None
+    model: ir.Model,
+    network: Network,
+    samples: Samples,
+    mode: Mode = "shift",
+    progress: Progress | None = None,
 ) -> Quantized:
     """Quantize the device's half of a float graph.
 
@@ -105,7 +114,7 @@ def quantize_model(
     """
     chosen = samples_within_budget(network, samples)
     steps = chosen.count + len(network.layers)
-    report = progress or (lambda done, total: None)
+    report = progress or _silent
     statistics = calibrate(model, network, chosen, lambda done, _: report(done, steps))
     equalized, statistics, _ = equalize(network, statistics)
     walk = chosen.take(int(np.clip(WALK_MACS / max(1, network.macs), *WALK_SAMPLES)))
@@ -119,6 +128,10 @@ def quantize_model(
         _taps(equalized, quantizer.tensors),
     )
     return Quantized(program, equalized, tuple(quantizer.reports), walk.count, chosen.count)
+
+
+def _silent(_done: int, _total: int) -> None:
+    """No progress wanted."""
 
 
 def _taps(network: Network, tensors: Mapping[str, Tensor]) -> tuple[Tap, ...]:
@@ -157,7 +170,9 @@ class _Quantizer:
                 else:
                     op, wanted, got = self.other(layer, float_inputs, int_inputs)
             except (ValueError, OverflowError) as error:
-                raise ClioError(f"cannot be quantized: {error}", f"node '{layer.name}' ({layer.kind})") from error
+                raise ClioError(
+                    f"cannot be quantized: {error}", f"node '{layer.name}' ({layer.kind})"
+                ) from error
             self.operators.append(op)
             self.reports.append(_report(op, wanted, got))
             exact[layer.output], steps[layer.output] = wanted, got
@@ -172,7 +187,9 @@ class _Quantizer:
             return activation_scale(values, float(np.abs(values).max()), self.mode)
         return activation_scale(seen.rows, float(seen.largest.max()), self.mode)
 
-    def other(self, layer: Layer, exact: list[Float], steps: list[Int8Array]) -> tuple[Operator, Float, Int8Array]:
+    def other(
+        self, layer: Layer, exact: list[Float], steps: list[Int8Array]
+    ) -> tuple[Operator, Float, Int8Array]:
         wanted = layer.evaluate(exact)
         inputs = [self.tensors[name] for name in layer.inputs]
         if isinstance(layer, SoftmaxLayer):
@@ -180,7 +197,9 @@ class _Quantizer:
         elif layer.keeps_scale:
             scale = inputs[0].scale
         else:
-            scale = max(self.scale_of(layer.output, wanted), self.allowed(smallest_scale(layer, inputs, self.mode)))
+            scale = max(
+                self.scale_of(layer.output, wanted), self.allowed(smallest_scale(layer, inputs, self.mode))
+            )
         output = self.tensors[layer.output] = Tensor(layer.output, layer.shape, scale)
         op = emit(layer, inputs, output, self.mode)
         return op, wanted, op.evaluate(steps)
@@ -198,18 +217,23 @@ class _Quantizer:
         scale = weight_scales(flat, power + 1e-9 * power.mean() + 1e-30, self.mode)
         linear = layer.linear([exact])
         wanted = layer.clamp(linear)
-        output_scale = max(self.scale_of(layer.output, wanted), self.allowed(_finest_output(x.scale * scale, self.mode)))
-        scale = _bounded(scale, x.scale, output_scale, layer.bias)
+        output_scale = max(
+            self.scale_of(layer.output, wanted), self.allowed(_finest_output(x.scale * scale, self.mode))
+        )
+        scale = _bounded(scale, flat, layer.bias, x.scale, output_scale)
         grouped = flat.reshape(layer.groups, per_group, -1)
-        weight = round_weights(grouped, scale.reshape(layer.groups, per_group), gram)
-        weight = weight.reshape(layer.weight.shape).astype(np.int8)
+        rounded = round_weights(grouped, scale.reshape(layer.groups, per_group), gram)
+        weight: Int8Array = rounded.reshape(layer.weight.shape).astype(np.int8)
         output = self.tensors[layer.output] = Tensor(layer.output, layer.shape, output_scale)
         step = x.scale * scale
         bias = np.floor(layer.bias / step + 0.5).astype(np.int64)
         op = emit_conv(layer, x, output, weight, scale, bias, self.mode)
         acc = op.accumulate(steps)
         axes = tuple(range(acc.ndim - 1))
-        missing = linear.reshape(acc.shape).mean(axis=axes, dtype=np.float64) - acc.mean(axis=axes, dtype=np.float64) * step
+        missing = (
+            linear.reshape(acc.shape).mean(axis=axes, dtype=np.float64)
+            - acc.mean(axis=axes, dtype=np.float64) * step
+        )
         correction = np.floor(missing / step + 0.5).astype(np.int64)
         op = emit_conv(layer, x, output, weight, scale, bias + correction, self.mode)
         got = op.requantize.apply(acc + correction.astype(np.int32))
@@ -243,11 +267,17 @@ def _finest_output(accumulator_scale: Float, mode: Mode) -> float:
     return float(accumulator_scale.max()) * (1 if mode == "shift" else 4.01)
 
 
-def _bounded(scale: Float, input_scale: float, output_scale: float, bias: Float) -> Float:
-    """Return weight scales coarse enough for the shift (at most 24) and for the bias (at most 2**28 steps)."""
-    least = np.maximum(output_scale * 2.0**-24, np.abs(bias) * 2.0**-28) / input_scale
+def _bounded(scale: Float, weight: Float, bias: Float, input_scale: float, output_scale: float) -> Float:
+    """Return weight scales coarse enough for an int32 accumulator: fewer bits in a channel that would overflow it.
+
+    Products stay below 2**30 and the bias below 2**28 steps, and the shift is at most 24, for any int8 input.
+    """
+    for_products = np.abs(weight).sum(axis=1) * 128 * 2.0**-30
+    for_bias = np.abs(bias) * 2.0**-28 / input_scale
+    for_shift = output_scale * 2.0**-24 / input_scale
+    least = np.maximum(np.maximum(for_products, for_bias), for_shift)
     factor = np.maximum(np.ceil(np.log2(np.maximum(least / scale, 1e-30))), 0)
-    return scale * 2.0**factor
+    return np.asarray(scale * 2.0**factor)
 
 
 def _report(op: Operator, wanted: Float, got: Int8Array) -> LayerReport:
@@ -258,4 +288,10 @@ def _report(op: Operator, wanted: Float, got: Int8Array) -> LayerReport:
     lo, hi = (op.requantize.lo, op.requantize.hi) if isinstance(op, Conv) else (INT8_MIN, INT8_MAX)
     ends = (got == INT8_MAX) | (got == INT8_MIN) if (lo, hi) == (INT8_MIN, INT8_MAX) else got == INT8_MAX
     kind = op.kind
-    return LayerReport(op.name, kind, describe_scale(scale), round(float(np.clip(ratio, -200, 200)), 2), round(float(ends.mean()), 6))
+    return LayerReport(
+        op.name,
+        kind,
+        describe_scale(scale),
+        round(float(np.clip(ratio, -200, 200)), 2),
+        round(float(ends.mean()), 6),
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -44,7 +45,9 @@ from clio_cc.quantization.layers import (
 
 def clamp_steps(layer: Clamped, scale: float) -> tuple[int, int]:
     """Return a layer's bounds in steps of its output, within int8."""
-    lo, hi = (float(np.clip(np.floor(bound / scale + 0.5), INT8_MIN, INT8_MAX)) for bound in (layer.lo, layer.hi))
+    lo, hi = (
+        float(np.clip(np.floor(bound / scale + 0.5), INT8_MIN, INT8_MAX)) for bound in (layer.lo, layer.hi)
+    )
     return int(lo), int(hi)
 
 
@@ -82,44 +85,47 @@ def smallest_scale(layer: Layer, inputs: Sequence[Tensor], mode: Mode) -> float:
 
 def emit(layer: Layer, inputs: Sequence[Tensor], y: Tensor, mode: Mode) -> Operator:
     """Return the operator of any layer but Conv and Gemm."""
-    base = {"name": layer.name, "kind": layer.kind, "inputs": tuple(inputs), "output": y}
+    base: dict[str, Any] = {"name": layer.name, "kind": layer.kind, "inputs": tuple(inputs), "output": y}
     scales = [tensor.scale for tensor in inputs]
     match layer:
         case AddLayer():
             (m0, m1), shift = rescale_terms(scales, y.scale)
             requantize = Requantize(np.array([shift], np.int32), None, *clamp_steps(layer, y.scale))
-            return Add(**base, multipliers=(m0, m1), requantize=requantize)  # type: ignore[arg-type]
+            return Add(**base, multipliers=(m0, m1), requantize=requantize)
         case MulLayer():
             ratio = np.array([scales[0] * scales[1] / y.scale])
-            return Mul(**base, requantize=requantization(ratio, layer, y.scale, mode))  # type: ignore[arg-type]
+            return Mul(**base, requantize=requantization(ratio, layer, y.scale, mode))
         case TableLayer():
-            return Table(**base, table=tabulate(layer.function, scales[0], y.scale))  # type: ignore[arg-type]
+            return Table(**base, table=tabulate(layer.function, scales[0], y.scale))
         case PoolLayer():
             return _emit_pool(layer, inputs[0], y)
         case ConcatLayer():
             multipliers, shift = rescale_terms(scales, y.scale)
             requantize = Requantize(np.array([shift], np.int32))
-            return Concat(**base, axis=layer.axis, multipliers=multipliers, requantize=requantize)  # type: ignore[arg-type]
+            return Concat(**base, axis=layer.axis, multipliers=multipliers, requantize=requantize)
         case PadLayer():
             value = int(quantize(np.array(layer.value), y.scale))
-            return Pad(**base, pads=layer.pads, value=value)  # type: ignore[arg-type]
+            return Pad(**base, pads=layer.pads, value=value)
         case ReshapeLayer():
-            return Reshape(**base)  # type: ignore[arg-type]
+            return Reshape(**base)
         case TransposeLayer():
-            return Transpose(**base, permutation=layer.permutation)  # type: ignore[arg-type]
+            return Transpose(**base, permutation=layer.permutation)
         case SoftmaxLayer():
-            return Softmax(**base, table=softmax.exponentials(scales[0]))  # type: ignore[arg-type]
+            return Softmax(**base, table=softmax.exponentials(scales[0]))
     raise TypeError(f"no operator for {type(layer).__name__}")
 
 
 def _emit_pool(layer: PoolLayer, x: Tensor, y: Tensor) -> Operator:
-    base = {
+    base: dict[str, Any] = {
         "name": layer.name, "kind": layer.kind, "inputs": (x,), "output": y,
         "window": layer.window, "stride": layer.stride, "pads": layer.pads, "dilation": layer.dilation,
     }  # fmt: skip
     if not layer.average:
-        return MaxPool(**base)  # type: ignore[arg-type]
+        return MaxPool(**base)
     numerator, denominator = rescale_ratio(x.scale, y.scale, layer.window[0] * layer.window[1])
     return AveragePool(
-        **base, numerator=numerator, denominator=denominator, count_padding=layer.count_padding  # type: ignore[arg-type]
+        **base,
+        numerator=numerator,
+        denominator=denominator,
+        count_padding=layer.count_padding,
     )

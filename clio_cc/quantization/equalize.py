@@ -1,13 +1,16 @@
-"""Cross-layer equalization: give small channels more of a tensor's range, and take it back in the weights that read them.
+"""Cross-layer equalization: give small channels more of a tensor's range, and take it back in the weights
+that read them.
 
-A channel may be multiplied by any s > 0 where it is written if every reader divides by s; through Relu, pools and Adds the factor
-passes unchanged. Tensors that such operators join form one group with one factor per channel, a whole residual stream for instance.
-Weights of the writers do not care (their scales are per output channel), depthwise readers neither; what is at stake is the rounding
-noise of the tensor against that of the other readers' weights. The factors are ``(largest / own largest) ** strength``; the strength
-is chosen per group by that noise.
+A channel may be multiplied by any s > 0 where it is written if every reader divides by s; through Relu,
+pools and Adds the factor passes unchanged. Tensors that such operators join form one group with one factor
+per channel, a whole residual stream for instance. Weights of the writers do not care (their scales are per
+output channel), depthwise readers neither; what is at stake is the rounding noise of the tensor against
+that of the other readers' weights. The factors are ``(largest / own largest) ** strength``; the strength is
+chosen per group by that noise.
 
-Below a Clip to [0, 6] a channel that never reaches 6 may grow until it does: the common clamp then cuts nothing that was seen.
-After Nagel et al., "Data-Free Quantization", arXiv 1906.04721; there for pairs of layers and per-tensor weights.
+Below a Clip to [0, 6] a channel that never reaches 6 may grow until it does: the common clamp then cuts
+nothing that was seen. After Nagel et al., "Data-Free Quantization", arXiv 1906.04721; there for pairs of
+layers and per-tensor weights.
 """
 
 from __future__ import annotations
@@ -75,12 +78,18 @@ def equalize(
     if not factors:
         return network, dict(statistics), {}
     scaled = {
-        name: Statistics(seen.low * factors[name], seen.high * factors[name], seen.rows * factors[name].astype(np.float32))
+        name: Statistics(
+            seen.low * factors[name], seen.high * factors[name], seen.rows * factors[name].astype(np.float32)
+        )
         if name in factors
         else seen
         for name, seen in statistics.items()
     }
-    return replace(network, layers=tuple(_scaled(layer, factors) for layer in network.layers)), scaled, factors
+    return (
+        replace(network, layers=tuple(_scaled(layer, factors) for layer in network.layers)),
+        scaled,
+        factors,
+    )
 
 
 def _groups(network: Network, statistics: Mapping[str, Statistics]) -> _Groups:
@@ -93,19 +102,24 @@ def _groups(network: Network, statistics: Mapping[str, Statistics]) -> _Groups:
     for layer in network.layers:
         channels = {shapes[name][-1] for name in (*layer.inputs, layer.output)}
         if isinstance(layer, ConvLayer):
-            pass
+            pass  # its weights take any factors
         elif isinstance(layer, MulLayer) and len(channels) == 1:
             groups.join(layer.output, layer.inputs[0])
             groups.fixed.add(layer.inputs[1])
-        elif isinstance(layer, (AddLayer, PoolLayer, ReshapeLayer)) and len(channels) == 1:
-            groups.join(layer.output, *layer.inputs)
-        elif isinstance(layer, PadLayer) and layer.value == 0:
+        elif _passes_factors(layer) and len(channels) == 1:
             groups.join(layer.output, *layer.inputs)
         else:
             groups.fixed |= {layer.output, *layer.inputs}
         if isinstance(layer, Clamped) and layer.lo not in (0.0, -np.inf):
             groups.fixed.add(layer.output)
     return groups
+
+
+def _passes_factors(layer: Layer) -> bool:
+    """Return whether scaling a channel of all inputs scales that channel of the output."""
+    return isinstance(layer, (AddLayer, PoolLayer, ReshapeLayer)) or (
+        isinstance(layer, PadLayer) and not layer.value
+    )
 
 
 def _factors(network: Network, statistics: Mapping[str, Statistics], names: list[str]) -> Float | None:

@@ -1,7 +1,8 @@
 """Choice of scales by loss: for activations per tensor, for weights per output channel.
 
-In mode *shift* the candidates are powers of two, in mode *mulshift* a fine grid below the largest magnitude. The loss is the mean
-square error that rounding and saturation make together, so a rare large value may saturate where that is worth the finer step.
+In mode *shift* the candidates are powers of two, in mode *mulshift* a fine grid below the largest
+magnitude. The loss is the mean square error that rounding and saturation make together, so a rare large
+value may saturate where that is worth the finer step.
 """
 
 from __future__ import annotations

@@ -11,7 +11,10 @@ import onnx_ir as ir
 from clio_cc import graph
 from clio_cc.quantization.layers import Float, Function
 
-_SELU = (1.67326319217681884765625, 1.05070102214813232421875)  # ONNX operator Selu: defaults of alpha and gamma
+_SELU = (
+    1.67326319217681884765625,
+    1.05070102214813232421875,
+)  # ONNX operator Selu: defaults of alpha and gamma
 _LARGEST = 1e30  # stands for infinity: far beyond every format, and safe to scale
 
 
@@ -20,7 +23,7 @@ def _erf(x: Float) -> Float:
 
 
 def _sigmoid(x: Float) -> Float:
-    return 0.5 * (np.tanh(0.5 * x) + 1)
+    return np.asarray(0.5 * (np.tanh(0.5 * x) + 1))
 
 
 def _softplus(x: Float) -> Float:

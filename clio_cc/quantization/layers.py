@@ -1,7 +1,9 @@
-"""The device's half in floating point: layers in device layout, what :mod:`clio_cc.lower` makes and quantization reads.
+"""The device's half in floating point: layers in device layout, what :mod:`clio_cc.lower` makes and
+quantization reads.
 
-A layer is an integer operator before its numbers are chosen: fused, NHWC without the batch, weights as float64. Every layer
-computes itself in numpy, so that quantization can walk the float and the integer network side by side.
+A layer is an integer operator before its numbers are chosen: fused, NHWC without the batch, weights as
+float64. Every layer computes itself in numpy, so that quantization can walk the float and the integer
+network side by side.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -42,12 +45,12 @@ class Layout:
         wide = [axis for axis in self.order if self.graph_shape[axis] != 1]
         return wide == sorted(wide) and self.columns is None
 
-    def to_device(self, array: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    def to_device(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return a batch in graph layout (``[batch, ...]``) as the device has it (``[batch, *shape]``)."""
         moved = array.reshape(-1, *self.graph_shape[1:]).transpose(0, *self.order)
         return moved if self.columns is None else moved[:, self.columns]
 
-    def to_graph(self, array: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    def to_graph(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return a batch as the device has it in graph layout."""
         if self.columns is not None:
             array = array[:, np.argsort(self.columns)]
@@ -122,7 +125,7 @@ class ConvLayer(Clamped):
     @property
     def depthwise(self) -> bool:
         """One filter per channel."""
-        return self.groups == self.weight.shape[0] and self.weight.shape[3] == 1
+        return bool(self.groups == self.weight.shape[0] and self.weight.shape[3] == 1)
 
     @property
     def pixels(self) -> tuple[int, int]:
@@ -134,7 +137,7 @@ class ConvLayer(Clamped):
         """Multiply-accumulates."""
         return self.pixels[0] * self.pixels[1] * int(self.weight.size)
 
-    def windows(self, x: Float) -> list[Float]:
+    def windows(self, x: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
         """Return what each filter tap sees: ``kh * kw`` views ``[batch, out_h, out_w, cin]``."""
         image = x.reshape(len(x), *self.image)
         top, left, bottom, right = self.pads
@@ -170,7 +173,7 @@ class ConvLayer(Clamped):
                 flat = filters.reshape(len(filters), -1).T
                 parts.append(self.columns(x, g).reshape(-1, len(flat)) @ flat)
             total = (parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)) + bias
-        return total.reshape(len(x), *self.shape)
+        return np.asarray(total.reshape(len(x), *self.shape))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -217,11 +220,12 @@ class PoolLayer(Layer):
     def evaluate(self, inputs: Sequence[Float]) -> Float:
         taps = self._taps(inputs[0], 0.0 if self.average else -np.inf)
         if not self.average:
-            return np.maximum.reduce(taps)
+            return np.asarray(np.maximum.reduce(taps))
         total = np.add.reduce(taps)
         if self.count_padding:
-            return total / np.asarray(len(taps), total.dtype)
-        return total / np.add.reduce(self._taps(np.ones_like(inputs[0][:1, :, :, :1]), 0.0))
+            return np.asarray(total / np.asarray(len(taps), total.dtype))
+        inside = self._taps(np.ones_like(inputs[0][:1, :, :, :1]), 0.0)
+        return np.asarray(total / np.add.reduce(inside))
 
     def _taps(self, x: Float, fill: float) -> list[Float]:
         top, left, bottom, right = self.pads
@@ -294,7 +298,7 @@ class SoftmaxLayer(Layer):
 
     def evaluate(self, inputs: Sequence[Float]) -> Float:
         e = np.exp(inputs[0] - inputs[0].max(axis=-1, keepdims=True))
-        return e / e.sum(axis=-1, keepdims=True)
+        return np.asarray(e / e.sum(axis=-1, keepdims=True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -323,7 +327,9 @@ class Network:
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Device shape of every tensor, by name."""
-        return {name: self.layouts[name].shape for name in self.inputs} | {each.output: each.shape for each in self.layers}
+        return {name: self.layouts[name].shape for name in self.inputs} | {
+            each.output: each.shape for each in self.layers
+        }
 
     def run(self, inputs: Mapping[str, Float]) -> dict[str, Float]:
         """Return every tensor for a batch of inputs in device layout."""

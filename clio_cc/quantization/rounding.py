@@ -1,7 +1,8 @@
-"""Rounding of weights that knows the inputs: each weight's rounding error is made up for by the weights not yet rounded.
+"""Rounding of weights that knows the inputs: each weight's rounding error is made up for by the weights not
+yet rounded.
 
-This is the optimal-brain-quantization update in its Cholesky form (Frantar et al., "GPTQ", arXiv 2210.17323, section 3): it minimizes
-the output's error on calibration inputs, not the weights' own.
+This is the optimal-brain-quantization update in its Cholesky form (Frantar et al., "GPTQ", arXiv
+2210.17323, section 3): it minimizes the output's error on calibration inputs, not the weights' own.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ def round_weights(weight: Float, scale: Float, gram: Float) -> Float:
     diagonal = np.einsum("gii->gi", gram)
     damping = _DAMPING * diagonal.mean(axis=1) + 1e-12
     damped = gram + damping[:, None, None] * np.eye(weight.shape[2])
-    order = np.argsort(-diagonal.mean(axis=0), kind="stable")  # strong inputs first: the weak ones can make up for them
+    order = np.argsort(
+        -diagonal.mean(axis=0), kind="stable"
+    )  # strong inputs first: the weak ones can make up for them
     factor = _upper_factor(damped[:, order][:, :, order])
     error, steps = np.zeros_like(weight), np.empty_like(weight)
     for k, original in enumerate(order):
@@ -40,7 +43,8 @@ def round_weights(weight: Float, scale: Float, gram: Float) -> Float:
 def _upper_factor(gram: Float) -> Float:
     """Return upper triangular R with ``R @ R.T == gram``: the Cholesky factor of the matrix read backwards.
 
-    With errors e the loss is ``|e R|**2``, whose k-th term holds e_0 … e_k only: that is what makes one pass over the weights do.
+    With errors e the loss is ``|e R|**2``, whose k-th term holds e_0 … e_k only: so one pass over the weights
+    will do.
     """
     lower: Float = np.linalg.cholesky(gram[:, ::-1, ::-1])
     return np.ascontiguousarray(lower[:, ::-1, ::-1])
