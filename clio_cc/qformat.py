@@ -46,8 +46,8 @@ class Requantize:
     """How an int32 accumulator becomes an int8 output, per output channel (or one entry for all).
 
     Without `multiplier`:  ``clamp((acc + 2**(shift-1)) >> shift)``, or ``clamp(acc)`` where shift is 0.
-    With `multiplier`:     ``clamp((acc * multiplier + 2**(shift-1)) >> shift)`` in 64 bits. There shift is at least 33, so that
-    the low word of the product never reaches the result and a core may keep only the high word (SMMUL).
+    With `multiplier`:     ``clamp((acc * multiplier + 2**(shift-1)) >> shift)`` in 64 bits. There shift is at least 33, so
+    that the low word of the product never reaches the result and a core may keep only the high word (SMMUL).
 
     The shift is arithmetic, so halves round up; `lo` and `hi` (both within int8) saturate and are the ReLU or ReLU6 too.
     """
@@ -105,8 +105,10 @@ def requantize_by_multiplier(scale: FloatArray, lo: int = INT8_MIN, hi: int = IN
     mantissa, exponent = np.frexp(np.atleast_1d(np.asarray(scale, np.float64)))
     multiplier = np.floor(mantissa * 2**31 + 0.5).astype(np.int64)
     shift = 31 - exponent.astype(np.int64)
-    carry = multiplier == 2**31
+    carry = (multiplier == 2**31) & (shift > MULSHIFT_MIN)
     multiplier, shift = np.where(carry, multiplier >> 1, multiplier), np.where(carry, shift - 1, shift)
+    # Just below the largest scale: one step off rather than out of range.
+    multiplier = np.minimum(multiplier, INT32_MAX)
     excess = np.maximum(shift - MULSHIFT_MAX, 0)  # a vanishing scale loses bits rather than leaving the range
     multiplier, shift = multiplier >> np.minimum(excess, 31), shift - excess
     return Requantize(shift, multiplier, lo, hi)
