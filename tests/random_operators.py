@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -286,3 +287,20 @@ FAMILIES: dict[str, Callable[[Random, int], Operator | None]] = {
         conv, grouped, depthwise, gemm, add, mul, max_pool, average_pool, table, concat, pad, transpose, reshape, softmax,
     )
 }  # fmt: skip
+
+
+def every_family(count: int, seed: int = 0) -> Program:
+    """Return one Program with `count` operators of every family."""
+    programs = {family: program_of(family, count, seed) for family in FAMILIES}
+    operators = tuple(_renamed(op, family) for family, p in programs.items() for op in p.operators)
+    inputs = tuple(_prefixed(tensor, family) for family, p in programs.items() for tensor in p.inputs)
+    return Program(inputs, operators, tuple(op.output.name for op in operators))
+
+
+def _renamed(op: Operator, family: str) -> Operator:
+    inputs = tuple(_prefixed(tensor, family) for tensor in op.inputs)
+    return replace(op, name=f"{family}_{op.name}", inputs=inputs, output=_prefixed(op.output, family))
+
+
+def _prefixed(tensor: Tensor, family: str) -> Tensor:
+    return replace(tensor, name=f"{family}_{tensor.name}")
