@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from clio_cc.operators.base import Operator
+from clio_cc.operators.base import Operator, Tensor
+from clio_cc.operators.movement import Reshape, RowSlice, RowStack
 from clio_cc.program import Program
 
 ALIGNMENT = 8  # scratch buffers are read by double words
@@ -16,10 +17,10 @@ class Buffer:
     """Bytes that must stay untouched from operator `first` to operator `last`, both included (-1: before the first).
 
     Attributes:
-        tensors: Names of the tensors that lie in it, one after the other in time.
+        tensors: Name of each tensor that lies in it, at some time, and its offset there.
     """
 
-    tensors: tuple[str, ...]
+    tensors: tuple[tuple[str, int], ...]
     bytes: int
     first: int
     last: int
@@ -63,7 +64,7 @@ def plan_arena(program: Program) -> Arena:
         lambda b: (-b.bytes * (b.last - b.first + 1), b.first),
     ]
     places = min((_place(sorted(buffers, key=order)) for order in orders), key=_extent)
-    offsets = {name: offset for buffer, offset in places.items() for name in buffer.tensors}
+    offsets = {name: place + offset for buffer, place in places.items() for name, offset in buffer.tensors}
     live = [
         sum(_aligned(b.bytes) for b in buffers if b.first <= i <= b.last)
         for i in range(len(program.operators))
@@ -73,6 +74,19 @@ def plan_arena(program: Program) -> Arena:
     return Arena(
         _extent(places), offsets, tuple(buffers), max(live, default=0), names[worst] if names else ""
     )
+
+
+def live_bytes(program: Program) -> list[int]:
+    """Return, for every operator, the bytes alive while it runs: no plan can do with less than the largest."""
+    return _live(_buffers(program), len(program.operators))
+
+
+def _live(buffers: Sequence[Buffer], operators: int) -> list[int]:
+    live = [0] * operators
+    for buffer in buffers:
+        for index in range(max(buffer.first, 0), min(buffer.last + 1, operators)):
+            live[index] += _aligned(buffer.bytes)
+    return live
 
 
 def _extent(places: dict[Buffer, int]) -> int:
@@ -97,52 +111,79 @@ def _place(buffers: Sequence[Buffer]) -> dict[Buffer, int]:
     return places
 
 
-def _buffers(program: Program) -> list[Buffer]:
-    """Group tensors that share bytes (reshapes, in-place operators), and find how long each group lives."""
-    end = len(program.operators)
-    last_use = {t.name: i for i, op in enumerate(program.operators) for t in op.inputs}
-    last_use |= dict.fromkeys(program.outputs, end)
-    groups: list[list[str]] = []
-    sizes, firsts, lasts = [], [], []
-    group_of: dict[str, int] = {}
+@dataclass
+class _Group:
+    """A buffer in the making."""
 
-    def open_group(name: str, size: int, first: int, last: int) -> None:
-        group_of[name] = len(groups)
-        groups.append([name])
-        sizes.append(size)
-        firsts.append(first)
-        lasts.append(last)
+    tensors: list[tuple[str, int]]
+    bytes: int
+    first: int
+    last: int
+
+
+def _buffers(program: Program) -> list[Buffer]:
+    """Group tensors that share bytes (reshapes, slices, stacks, in-place operators), and find how long each group lives."""
+    last_use = {t.name: i for i, op in enumerate(program.operators) for t in op.inputs}
+    last_use |= dict.fromkeys(program.outputs, len(program.operators))
+    stacks = _stack_places(program)
+    groups: list[_Group] = []
+    home: dict[str, tuple[_Group, int]] = {}
+
+    def put(name: str, group: _Group, offset: int, last: int) -> None:
+        home[name] = (group, offset)
+        group.tensors.append((name, offset))
+        group.last = max(group.last, last)
+
+    def open_group(size: int, first: int) -> _Group:
+        groups.append(_Group([], size, first, first))
+        return groups[-1]
 
     for tensor in program.inputs:
-        open_group(tensor.name, tensor.bytes, -1, last_use.get(tensor.name, -1))
+        put(tensor.name, open_group(tensor.bytes, -1), 0, last_use.get(tensor.name, -1))
     for index, op in enumerate(program.operators):
-        kernel = op.kernel()
-        if kernel is not None and kernel.scratch_bytes:
-            open_group(scratch_name(op), kernel.scratch_bytes, index, index)
-        last = last_use.get(op.output.name, index)
-        shared = _shared_group(op, kernel is None, index, group_of, lasts)
-        if shared is None:
-            open_group(op.output.name, op.output.bytes, index, last)
+        name, last = op.output.name, last_use.get(op.output.name, index)
+        if op.scratch_bytes:
+            put(scratch_name(op), open_group(op.scratch_bytes, index), 0, index)
+        if name in stacks:
+            whole, offset = stacks[name]
+            if whole.name not in home:
+                put(whole.name, open_group(whole.bytes, index), 0, last_use.get(whole.name, index))
+            put(name, home[whole.name][0], offset, last)
+        elif isinstance(op, RowStack):
+            group, offset = home[name]
+            group.last = max(group.last, last)
+        elif (shared := _shared(op, index, home)) is not None:
+            put(name, *shared, last)
         else:
-            groups[shared].append(op.output.name)
-            group_of[op.output.name] = shared
-            lasts[shared] = max(lasts[shared], last)
-    parts = zip(groups, sizes, firsts, lasts, strict=True)
-    return [Buffer(tuple(names), size, first, last) for names, size, first, last in parts]
+            put(name, open_group(op.output.bytes, index), 0, last)
+    return [Buffer(tuple(g.tensors), g.bytes, g.first, g.last) for g in groups]
 
 
-def _shared_group(
-    op: Operator, alias: bool, index: int, group_of: dict[str, int], lasts: list[int]
-) -> int | None:
-    """Return the group whose bytes the output takes over, if any.
+def _stack_places(program: Program) -> dict[str, tuple[Tensor, int]]:
+    """For every tensor that a RowStack takes: the stack's output, and where in it the tensor lies."""
+    places = {}
+    for op in program.operators:
+        offset = 0
+        for tensor in op.inputs if isinstance(op, RowStack) else ():
+            places[tensor.name] = (op.output, offset)
+            offset += tensor.bytes
+    return places
 
-    A reshape always shares. An in-place operator may only overwrite bytes that nobody reads after it.
+
+def _shared(op: Operator, index: int, home: dict[str, tuple[_Group, int]]) -> tuple[_Group, int] | None:
+    """Return the bytes that the output takes over from an input, if any.
+
+    A reshape or slice always shares. An in-place operator may only overwrite bytes that nobody reads after it.
     """
-    if alias:
-        return group_of[op.inputs[0].name]
+    if isinstance(op, Reshape):
+        return home[op.inputs[0].name]
+    if isinstance(op, RowSlice):
+        group, offset = home[op.inputs[0].name]
+        row_bytes = op.output.bytes // op.output.shape[0]
+        return group, offset + op.first * row_bytes
     for i in op.in_place:
         tensor = op.inputs[i]
-        group = group_of[tensor.name]
-        if tensor.bytes == op.output.bytes and lasts[group] == index:
-            return group
+        group, offset = home[tensor.name]
+        if tensor.bytes == op.output.bytes and group.last == index:
+            return group, offset
     return None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from clio_cc import __version__
 from clio_cc.arena import Arena, plan_arena
-from clio_cc.cut import AUTO, choose_cut
+from clio_cc.cut import AUTO, choose_cut, fit, refuse_too_large
 from clio_cc.memory import UNMEASURED_STACK_BYTES, Footprint, check_fits, measure, table_bytes
 from clio_cc.operators.base import Tensor
 from clio_cc.program import Program
@@ -120,9 +120,10 @@ def compile_model(options: Options, progress: Progress, hook: Hook | None = None
     digest = model_sha256(options.model)
     graph = front_end(options.model, hook)
     point, network = choose_cut(graph, options.partition, target)
+    refuse_too_large(network, target)  # before the minute that quantization may take
     samples = load_samples(graph, options.calibration, scale=options.image_scale, most=options.samples)
     quantized = quantize_model(graph, network, samples, options.requant, _stage(progress, "quantizing"))
-    program = quantized.program
+    program = fit(quantized.program, target) or quantized.program
     arena = plan_arena(program)
     front_matter = f"clio-cc {__version__}, {options.model.name} (sha256 {digest[:16]}), target {target.name}"
     vectors = quantized.quantize_inputs(samples.take(TEST_VECTORS).inputs)
@@ -143,7 +144,7 @@ def compile_model(options: Options, progress: Progress, hook: Hook | None = None
     )
     device = {f"device/{path}": text for path, text in {**sources, **glue}.items()}
     layers = [str(node.name) for node in graph.graph]
-    manifest = _manifest(options, target, digest, point, layers, quantized, footprint, samples)
+    manifest = _manifest(options, target, digest, point, layers, quantized, program, footprint, samples)
     files = project_files(
         device,
         _graphs(graph, quantized, program),
@@ -213,10 +214,10 @@ def _manifest(
     point: PartitionPoint | None,
     layers: Sequence[str],
     quantized: Quantized,
+    program: Program,
     footprint: Footprint,
     samples: Samples,
 ) -> dict[str, Any]:
-    program = quantized.program
     tensors = program.tensors
     partitions = [
         {

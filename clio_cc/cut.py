@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from clio_cc.arena import plan_arena
+from clio_cc.bands import shrink
 from clio_cc.errors import ClioError
+from clio_cc.memory import Footprint, check_fits, table_bytes
 from clio_cc.operators.base import Operator, Tensor
 from clio_cc.program import Program
 from clio_cc.targets import Target
@@ -20,9 +22,7 @@ if TYPE_CHECKING:
 
 AUTO, LOCAL = "auto", "local"
 
-# What a cut may take before it is compiled: code and stack are not known yet. The largest code seen is 21 KB.
-CODE_BYTES = 24 * 1024
-STACK_BYTES = 1024
+STACK_BYTES = 1024  # the most seen is 600
 
 
 def choose_cut(graph: ir.Model, partition: str, target: Target) -> tuple[PartitionPoint | None, Network]:
@@ -53,23 +53,46 @@ def choose_cut(graph: ir.Model, partition: str, target: Target) -> tuple[Partiti
         return point, lower(graph, point.tensor, point.name, nearest)
     for point in sorted(reachable, key=lambda point: (point.bytes, point.macs_before)):
         network = lower(graph, point.tensor, point.name)
-        if fits(network, target):
+        if fit(skeleton(network), target) is not None:
             return point, network
     if reachable:
         raise ClioError(f"no partition point fits {target.name}", hint="choose a board with more memory")
     return None, lower(graph)  # one layer, or an operator in front that the device lacks: lower says which
 
 
-def fits(network: Network, target: Target) -> bool:
-    """Return whether the board can hold the device's half: arena and tables exact, code and stack by allowance."""
-    from clio_cc.memory import table_bytes
+def fit(program: Program, target: Target) -> Program | None:
+    """Return the program in as few bands of rows as it needs for the board's memory, or None if none will do.
 
+    Tables and arena are exact here; code and stack, which only a compiler knows, are allowed for.
+    """
+    tables, stack, ram = table_bytes(program), STACK_BYTES, int(target.ram_bytes.value)
+    found: Program | None = program
+    for _ in range(4):  # bands need kernels of their own, which need room
+        assert found is not None
+        code = code_allowance(found)
+        limit = ram - stack - (tables + code if target.runs_from_ram else 0)
+        if not target.runs_from_ram and tables + code > target.flash_bytes.value:
+            return None
+        if plan_arena(found).bytes <= limit:
+            return found
+        found = shrink(program, limit)
+        if found is None:
+            return None
+    return None
+
+
+def refuse_too_large(network: Network, target: Target) -> None:
+    """Raise ClioError if the arena or the tables alone are more than the board has."""
     program = skeleton(network)
-    ram = plan_arena(program).bytes + STACK_BYTES
-    flash = table_bytes(program) + CODE_BYTES
-    if target.runs_from_ram:
-        ram, flash = ram + flash, 0
-    return ram <= target.ram_bytes.value and flash <= target.flash_bytes.value
+    if fit(program, target) is None:
+        arena = plan_arena(program)
+        check_fits(Footprint(arena.bytes, None, None, table_bytes(program)), arena, target)
+
+
+def code_allowance(program: Program) -> int:
+    """Return the bytes that the code may take, generously: no kernel seen so far came to more on average."""
+    kernels = {kernel.key for op in program.operators if (kernel := op.kernel()) is not None}
+    return 4096 + 2048 * len(kernels) + 48 * len(program.operators)
 
 
 def skeleton(network: Network) -> Program:

@@ -16,7 +16,7 @@ from clio_cc.errors import ClioError
 from clio_cc.operators.base import Operator, Tensor
 from clio_cc.operators.conv import Conv
 from clio_cc.operators.elementwise import Add, Mul
-from clio_cc.operators.movement import Concat, Pad, Reshape, Transpose
+from clio_cc.operators.movement import Concat, Pad, Reshape, RowSlice, RowStack, Transpose
 from clio_cc.operators.pool import AveragePool, MaxPool
 from clio_cc.operators.softmax import Softmax
 from clio_cc.operators.table import Table
@@ -24,7 +24,7 @@ from clio_cc.program import Program, Tap
 from clio_cc.qformat import Requantize
 
 OPERATORS: tuple[type[Operator], ...] = (
-    Conv, Add, Mul, MaxPool, AveragePool, Table, Concat, Pad, Reshape, Transpose, Softmax,
+    Conv, Add, Mul, MaxPool, AveragePool, Table, Concat, Pad, Reshape, RowSlice, RowStack, Transpose, Softmax,
 )  # fmt: skip
 _CLASSES = {cls.__name__: cls for cls in (*OPERATORS, Program, Tap, Tensor, Requantize)}
 

@@ -150,7 +150,7 @@ def _tables(code: Code, front_matter: str) -> tuple[str, str]:
         source.line()
         source.comment(f"{role} of {describe(op)}")
         source.array(f"{declaration} CLIO_ALIGNED", values)
-        header.line(f"extern {declaration};")
+        header.line(f"extern {declaration} CLIO_ALIGNED;")
     header.lines("\n#endif")
     return source.text(), header.text()
 

@@ -81,6 +81,12 @@ class Operator(ABC):
         return 0
 
     @property
+    def scratch_bytes(self) -> int:
+        """Working memory of the kernel."""
+        kernel = self.kernel()
+        return 0 if kernel is None else kernel.scratch_bytes
+
+    @property
     def in_place(self) -> tuple[int, ...]:
         """Indices of the inputs that the output may overwrite: element i is read last when output element i is written."""
         return ()

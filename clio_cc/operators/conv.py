@@ -142,6 +142,11 @@ class Conv(Operator):
             parts.append(sums.astype(np.int32).reshape(*columns.shape[:-1], per_out))
         return np.concatenate(parts, axis=-1)
 
+    @property
+    def scratch_bytes(self) -> int:
+        runs = runs_of(self)  # without packing weights: memory is planned many times
+        return 0 if self.depthwise else matmul_tile(self)[0] * runs.count * runs.lanes * 2
+
     def kernel(self) -> Kernel:
         return _depthwise_kernel(self) if self.depthwise else _matmul_kernel(self)
 
@@ -230,7 +235,7 @@ def _matmul_kernel(op: Conv) -> Kernel:
         return conv_tir.matmul(op, runs, tile)
 
     tables = (("weight", pack_weights(op)), *epilogue_tables(requantize, op.bias))
-    return Kernel(key, build, tables, tile[0] * runs.count * runs.lanes * 2)
+    return Kernel(key, build, tables, op.scratch_bytes)
 
 
 def _depthwise_kernel(op: Conv) -> Kernel:

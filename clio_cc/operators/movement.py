@@ -28,6 +28,48 @@ class Reshape(Operator):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class RowSlice(Operator):
+    """Some rows of an image. They lie side by side in it, so this is the same bytes: no code, no copy.
+
+    Attributes:
+        first: First row.
+    """
+
+    first: int
+
+    def __post_init__(self) -> None:
+        (height, *rest), (rows, *expected) = self.inputs[0].shape, self.output.shape
+        if rest != expected or not 0 <= self.first <= self.first + rows <= height:
+            raise ValueError(
+                f"{self.name}: {self.output.shape} from row {self.first} is not within {self.inputs[0].shape}"
+            )
+
+    def evaluate(self, inputs: Sequence[Int8Array]) -> Int8Array:
+        return inputs[0][:, self.first : self.first + self.output.shape[0]]
+
+    def kernel(self) -> None:
+        return None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class RowStack(Operator):
+    """Images on top of each other. The memory plan puts them where they belong in the output: no code, no copy."""
+
+    def __post_init__(self) -> None:
+        rows = sum(t.shape[0] for t in self.inputs)
+        if any(
+            (rows, *t.shape[1:]) != self.output.shape or t.scale != self.output.scale for t in self.inputs
+        ):
+            raise ValueError(f"{self.name}: does not give {self.output.shape}")
+
+    def evaluate(self, inputs: Sequence[Int8Array]) -> Int8Array:
+        return np.concatenate(inputs, axis=1)
+
+    def kernel(self) -> None:
+        return None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Transpose(Operator):
     """Axes in another order.
 
