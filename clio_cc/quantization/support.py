@@ -159,3 +159,6 @@ _CHECKS: dict[str, Callable[[ir.Node], str]] = {
     "Transpose": _check_transpose,
     "Softmax": _check_softmax,
 }
+
+DEVICE_OPERATORS = frozenset((*_CHECKS, *FUNCTIONS))
+"""All ONNX operators that the device can run in some form; README lists them."""
