@@ -116,7 +116,7 @@ def quantize_model(
     steps = chosen.count + len(network.layers)
     report = progress or _silent
     statistics = calibrate(model, network, chosen, lambda done, _: report(done, steps))
-    equalized, statistics, _ = equalize(network, statistics)
+    equalized, statistics, _ = equalize(network, statistics, mode)
     walk = chosen.take(int(np.clip(WALK_MACS / max(1, network.macs), *WALK_SAMPLES)))
     inputs = {name: network.layouts[name].to_device(walk.inputs[name]) for name in network.inputs}
     quantizer = _Quantizer(equalized, statistics, mode)

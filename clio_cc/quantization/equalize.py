@@ -8,6 +8,9 @@ output channel), depthwise readers neither; what is at stake is the rounding noi
 that of the other readers' weights. The factors are ``(largest / own largest) ** strength``; the strength is
 chosen per group by that noise.
 
+In mode shift a group is also multiplied by one common factor, which moves its ranges to where powers of two fit: so power-of-two scales
+cost activations hardly more than free ones.
+
 Below a Clip to [0, 6] a channel that never reaches 6 may grow until it does: the common clamp then cuts
 nothing that was seen. After Nagel et al., "Data-Free Quantization", arXiv 1906.04721; there for pairs of
 layers and per-tensor weights.
@@ -22,6 +25,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from clio_cc.calibrate import Statistics
+from clio_cc.quantization.formats import Mode, candidates, error_of
 from clio_cc.quantization.layers import (
     AddLayer,
     Clamped,
@@ -37,6 +41,8 @@ from clio_cc.quantization.layers import (
 
 logger = logging.getLogger(__name__)
 
+_COMMON = tuple(float(2.0 ** (k / 8)) for k in range(8))
+_SEARCHED = 2**14  # values per tensor that choose the common factor
 _STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 _MOST = 32.0  # no channel grows by more: one that calibration hardly saw may be large later
 
@@ -66,30 +72,52 @@ class _Groups:
         return [names for root, names in groups.items() if root not in fixed]
 
 
+@dataclass(frozen=True, eq=False)
+class Scaling:
+    """What the tensors of a group are multiplied by.
+
+    Attributes:
+        channels: Factor per channel, `common` included.
+        common: The part that all channels share; a clamp at six becomes one at ``6 * common``.
+    """
+
+    channels: Float
+    common: float
+
+
 def equalize(
-    network: Network, statistics: Mapping[str, Statistics]
-) -> tuple[Network, dict[str, Statistics], dict[str, Float]]:
-    """Return an equal network that quantizes better, its statistics, and the factors per scaled tensor."""
-    factors: dict[str, Float] = {}
+    network: Network, statistics: Mapping[str, Statistics], mode: Mode
+) -> tuple[Network, dict[str, Statistics], dict[str, Scaling]]:
+    """Return an equal network that quantizes better, its statistics, and what each scaled tensor was multiplied by."""
+    scalings: dict[str, Scaling] = {}
     for names in _groups(network, statistics).free():
-        found = _factors(network, statistics, names)
-        if found is not None:
-            factors |= dict.fromkeys(names, found)
-    if not factors:
-        return network, dict(statistics), {}
-    scaled = {
-        name: Statistics(
-            seen.low * factors[name], seen.high * factors[name], seen.rows * factors[name].astype(np.float32)
-        )
-        if name in factors
-        else seen
-        for name, seen in statistics.items()
+        channels = _factors(network, statistics, names)
+        scaled = [_scaled_statistics(statistics[name], channels) for name in names]
+        common = 1.0 if mode == "mulshift" else _common_factor(scaled)
+        scalings |= dict.fromkeys(names, Scaling(channels * common, common))
+    seen = {
+        name: _scaled_statistics(each, scalings[name].channels) if name in scalings else each
+        for name, each in statistics.items()
     }
-    return (
-        replace(network, layers=tuple(_scaled(layer, factors) for layer in network.layers)),
-        scaled,
-        factors,
-    )
+    layers = tuple(_scaled(layer, scalings) for layer in network.layers)
+    return replace(network, layers=layers), seen, scalings
+
+
+def _scaled_statistics(seen: Statistics, channels: Float) -> Statistics:
+    rows = seen.rows * channels.astype(np.float32)
+    return Statistics(seen.low * channels, seen.high * channels, rows)
+
+
+def _common_factor(group: list[Statistics]) -> float:
+    """Return the factor in [1, 2) that brings the ranges of a group's tensors closest to powers of two, by loss."""
+    losses = dict.fromkeys(_COMMON, 0.0)
+    for seen in group:
+        thin = seen.rows[:: max(1, seen.rows.size // _SEARCHED)].astype(np.float64)
+        power, largest = float(np.mean(thin**2)), float(seen.largest.max())
+        for factor in losses if power > 0 else ():
+            scales = candidates(largest * factor, "shift")
+            losses[factor] += min(error_of(thin * factor, scale) for scale in scales) / (factor**2 * power)
+    return min(losses, key=lambda factor: losses[factor])
 
 
 def _groups(network: Network, statistics: Mapping[str, Statistics]) -> _Groups:
@@ -122,8 +150,8 @@ def _passes_factors(layer: Layer) -> bool:
     )
 
 
-def _factors(network: Network, statistics: Mapping[str, Statistics], names: list[str]) -> Float | None:
-    """Return the factors of a group, None where 1 is best."""
+def _factors(network: Network, statistics: Mapping[str, Statistics], names: list[str]) -> Float:
+    """Return the factor per channel of a group."""
     shares = []
     for name in names:
         largest = statistics[name].largest
@@ -133,7 +161,7 @@ def _factors(network: Network, statistics: Mapping[str, Statistics], names: list
     losses = {strength: _noise(network, statistics, names, share**-strength) for strength in _STRENGTHS}
     best = min(losses, key=lambda strength: losses[strength])
     logger.debug("equalize %s: strength %s of %s", names[0], best, losses)
-    return share**-best if best > 0 else None
+    return np.asarray(share**-best)
 
 
 def _noise(network: Network, statistics: Mapping[str, Statistics], names: list[str], factors: Float) -> float:
@@ -170,13 +198,15 @@ def _per_input(layer: ConvLayer, values: Float) -> Float:
     return np.repeat(by_group, len(layer.weight) // layer.groups, axis=0)
 
 
-def _scaled(layer: Layer, factors: Mapping[str, Float]) -> Layer:
-    if not isinstance(layer, ConvLayer):
-        return layer
-    weight, bias = layer.weight, layer.bias
-    if layer.inputs[0] in factors:
-        weight = weight / _per_input(layer, factors[layer.inputs[0]])[:, None, None, :]
-    if layer.output in factors:
-        out = factors[layer.output]
-        weight, bias = weight * out[:, None, None, None], bias * out
-    return replace(layer, weight=weight, bias=bias)
+def _scaled(layer: Layer, scalings: Mapping[str, Scaling]) -> Layer:
+    if isinstance(layer, ConvLayer):
+        weight, bias = layer.weight, layer.bias
+        if layer.inputs[0] in scalings:
+            weight = weight / _per_input(layer, scalings[layer.inputs[0]].channels)[:, None, None, :]
+        if layer.output in scalings:
+            out = scalings[layer.output].channels
+            weight, bias = weight * out[:, None, None, None], bias * out
+        layer = replace(layer, weight=weight, bias=bias)
+    if isinstance(layer, Clamped) and layer.output in scalings:
+        layer = replace(layer, hi=layer.hi * scalings[layer.output].common)
+    return layer

@@ -44,9 +44,12 @@ def error_of(values: Float, scale: float, lo: int = INT8_MIN, hi: int = INT8_MAX
 
 
 def activation_scale(values: Float, largest: float, mode: Mode) -> float:
-    """Return the scale with the least mean square error on `values`, of which the largest magnitude is known."""
-    flat = values.reshape(-1)
-    thin = flat[:: max(1, len(flat) // _SEARCHED)].astype(np.float64)
+    """Return the scale with the least mean square error on `values` (``[..., channels]``), whose largest magnitude is known.
+
+    Of many values whole rows are left out: every n-th value would be every n-th channel.
+    """
+    rows = values.reshape(-1, values.shape[-1])
+    thin = rows[:: max(1, rows.size // _SEARCHED)].astype(np.float64)
     return min(candidates(largest, mode), key=lambda scale: error_of(thin, scale))
 
 
