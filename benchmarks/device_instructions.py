@@ -2,7 +2,7 @@
 
     python benchmarks/device_instructions.py [--per-layer] [--json] [--net NAME …] [--out FILE]
 
-Counted on the emulated boards (``qemu-system-arm -icount``): exact to one instruction, repeatable; instructions, not cycles.
+Counted on the emulated boards (``qemu-system-arm -icount``): exact to one instruction, repeatable; not cycles.
 The networks lie beside the repository (../shared/data); without them only the example of the repository is measured. Softmax is
 left out, as in the figures compared with.
 """
@@ -58,7 +58,7 @@ NETS = (
     Net("mbv2_96", MODELS / "mobilenetv2_imagenette96.onnx", (6, 6, 64)),
 )
 
-# CMSIS-NN 99f736a with its best flags, gcc 12.2 -O3, counted on the same emulated boards in the same way (the project's anchors).
+# CMSIS-NN 99f736a with its best flags, gcc 12.2 -O3, counted on the same emulated boards in the same way.
 CMSIS_NN = {
     ("resnet8", "m7"): 29.57e6, ("resnet8", "m33"): 29.62e6, ("dscnn", "m7"): 7.72e6, ("dscnn", "m33"): 7.77e6,
     ("vww", "m7"): 24.37e6, ("vww", "m33"): 24.44e6, ("mbv2_32", "m7"): 101.16e6, ("mbv2_32", "m33"): 101.62e6,
@@ -174,9 +174,8 @@ def _print_rows(rows: list[Row], per_layer: bool) -> None:
             f"| {row.ram_bytes:,} | {row.flash_bytes:,} |"
         )
     for row in rows if per_layer else []:
-        print(
-            f"\n**{row.net} on {row.board}**\n\n| operator | kind | output | MACs | instructions | per MAC |\n|---|---|---|---|---|---|"
-        )
+        print(f"\n**{row.net} on {row.board}**\n")
+        print("| operator | kind | output | MACs | instructions | per MAC |\n|---|---|---|---|---|---|")
         for layer in row.layers:
             per_mac = f"{layer['instructions'] / layer['macs']:.2f}" if layer["macs"] else ""
             shape = "x".join(map(str, layer["shape"]))

@@ -6,8 +6,8 @@ needs. Cut into bands, only some rows of them exist at a time:
     x ── expand ── depthwise ── project ── y        x ── rows ── expand ── depthwise ── project ──┐
                                                →    x ── rows ── expand ── depthwise ── project ──┴ y
 
-Slices and stacks of rows cost nothing: they are places in the arena. Rows that two bands need are computed twice, bit for
-bit the same, so the price is instructions. The idea is that of patch-based inference (MCUNetV2, arXiv 2110.15352, section 3.1).
+Slices and stacks of rows cost nothing: they are places in the arena. Rows that two bands need are computed twice, bit
+for bit the same, so the price is instructions. The idea is that of patch-based inference (MCUNetV2, arXiv 2110.15352, section 3.1).
 """
 
 from __future__ import annotations
@@ -116,7 +116,9 @@ def _by_rows(op: Operator) -> bool:
     """Whether some rows of the result can be computed from some rows of the first input."""
     if len(op.output.shape) != 3 or op.output.shape[0] == 1:
         return False
-    return isinstance(op, Conv | Pool | Table) and len(op.inputs[0].shape) == 3
+    if isinstance(op, Conv | Pool):  # a band must not lie in the padding alone
+        return max(op.pads[0], op.pads[2]) < _reach(op)
+    return isinstance(op, Table)
 
 
 def in_bands(program: Program, chain: Chain) -> Program:
@@ -146,11 +148,13 @@ def _band(ops: Sequence[Operator], wanted: Rows, label: str) -> Iterator[Operato
     yield RowSlice(name=x.name, kind="RowSlice", inputs=(source,), output=x, first=rows[0][0])
     for op, result in zip(ops, rows[1:], strict=True):
         y = _part(op.output, result, label)
-        changed = {"name": f"{op.name} {label}", "inputs": (x,), "output": y}
+        name = f"{op.name} {label}"
         if isinstance(op, Conv | Pool):
             above, below = _needed(op, result)[1]
-            changed["pads"] = (above, op.pads[1], below, op.pads[3])  # type: ignore[assignment]
-        yield replace(op, **changed)
+            pads = (above, op.pads[1], below, op.pads[3])
+            yield replace(op, name=name, inputs=(x,), output=y, pads=pads)
+        else:
+            yield replace(op, name=name, inputs=(x,), output=y)
         x = y
 
 
@@ -158,13 +162,17 @@ def _needed(op: Operator, wanted: Rows) -> tuple[Rows, Rows]:
     """Return the input rows behind some output rows, and the padding above and below that they still need."""
     if not isinstance(op, Conv | Pool):
         return wanted, (0, 0)
-    taps = op.weight.shape[1] if isinstance(op, Conv) else op.window[0]
-    stride, dilation, top = op.stride[0], op.dilation[0], op.pads[0]
-    low = wanted[0] * stride - top
-    high = (wanted[1] - 1) * stride - top + dilation * (taps - 1) + 1
+    low = wanted[0] * op.stride[0] - op.pads[0]
+    high = (wanted[1] - 1) * op.stride[0] - op.pads[0] + _reach(op)
     height = op.inputs[0].shape[0]
     first, behind = max(low, 0), min(high, height)
     return (first, behind), (first - low, high - behind)
+
+
+def _reach(op: Conv | Pool) -> int:
+    """Input rows from the first to the last tap of a filter."""
+    taps = op.weight.shape[1] if isinstance(op, Conv) else op.window[0]
+    return op.dilation[0] * (taps - 1) + 1
 
 
 def _part(tensor: Tensor, rows: Rows, label: str) -> Tensor:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from clio_cc import __version__
 from clio_cc.arena import Arena, plan_arena
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from clio_cc.calibrate import Samples
     from clio_cc.partition import PartitionPoint
     from clio_cc.passes.runner import Hook
+    from clio_cc.quantization.formats import Mode
     from clio_cc.quantize import Quantized
 
 DEVICE_ONNX, FLOAT_ONNX, PROGRAM_JSON = "device.onnx", "float.onnx", "program.json"
@@ -122,7 +123,7 @@ def compile_model(options: Options, progress: Progress, hook: Hook | None = None
     point, network = choose_cut(graph, options.partition, target)
     refuse_too_large(network, target)  # before the minute that quantization may take
     samples = load_samples(graph, options.calibration, scale=options.image_scale, most=options.samples)
-    quantized = quantize_model(graph, network, samples, options.requant, _stage(progress, "quantizing"))
+    quantized = quantize_model(graph, network, samples, cast("Mode", options.requant), _stage(progress, "quantizing"))
     program = fit(quantized.program, target) or quantized.program
     arena = plan_arena(program)
     front_matter = f"clio-cc {__version__}, {options.model.name} (sha256 {digest[:16]}), target {target.name}"

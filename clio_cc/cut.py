@@ -96,7 +96,7 @@ def code_allowance(program: Program) -> int:
 
 
 def skeleton(network: Network) -> Program:
-    """Return the Program's structure before quantization: shapes, tables and scratch as they will be, numbers without meaning."""
+    """Return the Program before quantization: shapes, tables and scratch as they will be, numbers without meaning."""
     from clio_cc.operators.softmax import OUTPUT_SCALE
     from clio_cc.quantization.emit import emit, emit_conv
     from clio_cc.quantization.layers import ConvLayer, SoftmaxLayer

@@ -81,7 +81,8 @@ class Requantize:
             wide = acc.astype(np.int64) * self.multiplier.astype(np.int64)
             shift = self.shift.astype(np.int64)
             scaled = (wide + (np.int64(1) << (shift - 1))) >> shift
-        return np.clip(scaled, self.lo, self.hi).astype(np.int8)
+        result: Int8Array = np.clip(scaled, self.lo, self.hi).astype(np.int8)
+        return result
 
 
 def requantize_by_shift(scale: IntArray | FloatArray, lo: int = INT8_MIN, hi: int = INT8_MAX) -> Requantize:

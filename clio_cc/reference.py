@@ -21,7 +21,7 @@ def run(program: Program, inputs: Sequence[Int8Array]) -> list[Int8Array]:
 
 
 def walk(program: Program, inputs: Sequence[Int8Array]) -> Iterator[tuple[Operator, Int8Array]]:
-    """Yield every operator with its output (``[batch, *shape]`` int8), in order; tensors are dropped after their last use."""
+    """Yield every operator with its output (``[batch, *shape]`` int8), in order; drop tensors after their last use."""
     values: dict[str, Int8Array] = {}
     for tensor, value in zip(program.inputs, inputs, strict=True):
         if value.shape[1:] != tensor.shape or value.dtype != "int8":

@@ -17,6 +17,7 @@ from boards import assert_bit_exact
 from clio_cc.calibrate import Samples
 from clio_cc.compiler import front_end
 from clio_cc.cut import choose_cut
+from clio_cc.graph import shape
 from clio_cc.partition import partition_points
 from clio_cc.quantize import quantize_model
 from clio_cc.targets import TARGETS, find_target
@@ -89,7 +90,7 @@ def test_trained_network_is_bit_exact_on_every_board(
     graph = front_end(shared / f"data/models/{name}.onnx")
     _, network = choose_cut(graph, "local", find_target("stm32f7"))
     entry = graph.graph.inputs[0]
-    dims = tuple(int(d) for d in entry.shape or ())
+    dims = shape(entry)
     samples = Samples({str(entry.name): real_inputs(shared, name, dims, 2 * INPUTS)})
     quantized = quantize_model(graph, network, samples)
     inputs = quantized.quantize_inputs(samples.take(INPUTS).inputs)
@@ -118,7 +119,7 @@ def test_filled_structure_is_bit_exact_to_its_middle(
     point, network = choose_cut(graph, middle_of(graph), find_target("gap8"))
     assert point is not None
     entry = graph.graph.inputs[0]
-    dims = tuple(int(d) for d in entry.shape or ())
+    dims = shape(entry)
     rng = np.random.default_rng(0)
     samples = Samples({str(entry.name): rng.standard_normal((INPUTS, *dims[1:])).astype(np.float32)})
     quantized = quantize_model(graph, network, samples, mode)  # type: ignore[arg-type]

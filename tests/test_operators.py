@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import random_operators
-
 from boards import assert_bit_exact, write_projects
 
 from clio_cc import verify

@@ -1,4 +1,4 @@
-"""Add and Mul of two tensors. The second may be one value per channel (``(1, 1, channels)``), or have the first's shape.
+"""Add and Mul of two tensors; the second may be one value per channel (``(1, 1, channels)``) or have the first's shape.
 
 Add:  ``clamp((q0 * m0 + q1 * m1 + 2**(shift-1)) >> shift)``: the multipliers bring both inputs to a common step. In mode shift
 they are powers of two, so this is the alignment of binary points; in mode mulshift they are 15-bit integers.
@@ -21,7 +21,7 @@ MULTIPLIER_BITS = 15  # a product with an int8 leaves room in an int32 for every
 
 
 def rescale_terms(scales: Sequence[float], output_scale: float) -> tuple[tuple[int, ...], int]:
-    """Return integer multipliers and one shift with ``multiplier / 2**shift`` ≈ ``scale / output_scale`` for each of `scales`.
+    """Return multipliers and one shift with ``multiplier / 2**shift`` ≈ ``scale / output_scale`` for each of `scales`.
 
     Exact where all scales are powers of two (within 2**15 of each other), else the nearest with 15-bit multipliers.
 
@@ -31,10 +31,8 @@ def rescale_terms(scales: Sequence[float], output_scale: float) -> tuple[tuple[i
     ratios = [scale / output_scale for scale in scales]
     exponents = [fraction_bits(ratio) for ratio in ratios]
     powers = [exponent for exponent in exponents if exponent is not None]
-    if len(powers) == len(ratios):
-        shift = max(0, *powers)
-    else:
-        shift = MULTIPLIER_BITS - math.frexp(max(ratios))[1]
+    exact = len(powers) == len(ratios)
+    shift = max(0, *powers) if exact else MULTIPLIER_BITS - math.frexp(max(ratios))[1]
     multipliers = tuple(math.floor(math.ldexp(ratio, shift) + 0.5) for ratio in ratios)
     if not 0 <= shift <= 30 or max(multipliers) > 2**MULTIPLIER_BITS:
         raise ValueError(f"scales {list(scales)} and {output_scale} lie too far apart to be added in 32 bits")

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
+from tvm.script.ir_builder import tirx as T
+
 from clio_cc.codegen import tir
 
 
@@ -32,7 +34,7 @@ def pad(shape: tuple[int, ...], pads: tuple[int, int, int, int], value: int) -> 
     with tir.prim_func(((height * width * channels,), "int8"), ((out_rows * out_row,), "int8")) as f:
         x, y = f.arguments
         with tir.loop(out_rows * out_row) as i, tir.block():
-            tir.store(y, tir.T.int8(value), i)
+            tir.store(y, T.int8(value), i)
         with tir.loop(height) as row, tir.loop(width * channels) as i, tir.block():
             tir.store(y, x[row * width * channels + i], (row + top) * out_row + left * channels + i)
     return f.func

@@ -83,7 +83,8 @@ class MaxPool(Pool):
     """Largest value of each window; padding never wins. Input and output have the same scale."""
 
     def evaluate(self, inputs: Sequence[Int8Array]) -> Int8Array:
-        return np.maximum.reduce(self._windows(inputs[0], INT8_MIN)).astype(np.int8)
+        largest: Int8Array = np.maximum.reduce(self._windows(inputs[0], INT8_MIN)).astype(np.int8)
+        return largest
 
     def kernel(self) -> Kernel:
         def build() -> Any:
@@ -128,7 +129,8 @@ class AveragePool(Pool):
             total += window
         divisor = self.denominator * self.counts()
         rounded = (2 * total.astype(np.int64) * self.numerator + divisor) // (2 * divisor)
-        return np.clip(rounded, INT8_MIN, INT8_MAX).astype(np.int8)
+        mean: Int8Array = np.clip(rounded, INT8_MIN, INT8_MAX).astype(np.int8)
+        return mean
 
     def kernel(self) -> Kernel:
         def build() -> Any:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from tvm.script.ir_builder import tirx as T
+
 from clio_cc.codegen import tir
-from clio_cc.codegen.tir import T
 from clio_cc.qformat import INT8_MAX, INT8_MIN
 
 if TYPE_CHECKING:

@@ -20,7 +20,8 @@ ONE = 1 << 16  # exp(0) in the table
 
 def exponentials(input_scale: float) -> IntArray:
     """Return int32 ``[256]``: entry d is ``exp(-d * input_scale)`` in steps of 2**-16."""
-    return np.floor(np.exp(-np.arange(256) * input_scale) * ONE + 0.5).astype(np.int32)
+    table: IntArray = np.floor(np.exp(-np.arange(256) * input_scale) * ONE + 0.5).astype(np.int32)
+    return table
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -38,15 +39,17 @@ class Softmax(Operator):
         x = inputs[0].astype(np.int32)
         e = self.table[x.max(axis=1, keepdims=True) - x]
         total = e.sum(axis=1, keepdims=True)
-        return np.minimum((2 * 128 * e + total) // (2 * total), INT8_MAX).astype(np.int8)
+        shares: Int8Array = np.minimum((2 * 128 * e + total) // (2 * total), INT8_MAX).astype(np.int8)
+        return shares
 
     def kernel(self) -> Kernel:
         elements = self.output.bytes
 
         def build() -> Any:
+            from tvm.script.ir_builder import tirx as T
+
             from clio_cc.codegen import tir
 
-            T = tir.T
             with tir.prim_func(((elements,), "int8"), ((256,), "int32"), ((elements,), "int8")) as f:
                 x, table, y = f.arguments
                 largest, total = T.sblock_alloc_buffer((1,), "int32"), T.sblock_alloc_buffer((1,), "int32")
