@@ -2,12 +2,12 @@
 
     python benchmarks/accuracy.py [--json] [--only PART …]
 
-Every figure is the numpy reference's, which every board reproduces bit for bit. Needs ../shared (models and data). Exits with 1 if a
-mark is missed.
+Every figure is the numpy reference's, which every board reproduces bit for bit. Needs ../shared (models and
+data). Exits with 1 if a mark is missed.
 
-Calibration uses at most 512 training inputs. Where there is no training file it says so in the table: keyword frames and windows for
-calibration are a seeded draw from the one file that there is, and the figure is over the whole file; the autoencoder's is over the
-windows that were not drawn.
+Calibration uses at most 512 training inputs. Where there is no training file the table says so: keyword frames
+for calibration are a seeded draw from the one file that there is, with one figure over the whole file and one
+over the rest; the autoencoders' windows are split in two halves.
 """
 
 from __future__ import annotations

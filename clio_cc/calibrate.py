@@ -125,10 +125,11 @@ def _read_arrays(
     if isinstance(loaded, np.ndarray):
         _check_names(path, ["x"], ["x"] if len(dims) == 1 else list(dims))
         return {next(iter(dims)): loaded}, None
-    wanted = {"x": next(iter(dims))} if len(dims) == 1 else {name: name for name in dims}
-    _check_names(path, loaded.files, list(wanted))
-    labels = loaded["y"].astype(np.int64) if "y" in loaded.files else None
-    return {name: loaded[key] for key, name in wanted.items()}, labels
+    with loaded:
+        wanted = {"x": next(iter(dims))} if len(dims) == 1 else {name: name for name in dims}
+        _check_names(path, loaded.files, list(wanted))
+        labels = loaded["y"].astype(np.int64) if "y" in loaded.files else None
+        return {name: loaded[key] for key, name in wanted.items()}, labels
 
 
 def _check_names(path: Path, found: Sequence[str], wanted: Sequence[str]) -> None:

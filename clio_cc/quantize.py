@@ -33,6 +33,8 @@ from clio_cc.quantization.rounding import round_weights
 WALK_MACS = 5e9  # multiply-accumulates of the walk, in float and again in integers
 WALK_SAMPLES = (8, 128)
 _FIELDS_PER_INPUT, _FIELDS = 16, (4096, 16384)  # receptive fields per layer from which weights are rounded
+_FIELD_VALUES = 2**25  # at most, of one layer: 128 MB
+_BLOCK = 2048  # inputs that are rounded together; the work grows with the square
 
 
 @dataclass(frozen=True)
@@ -210,10 +212,10 @@ class _Quantizer:
 
     def conv(self, layer: ConvLayer, exact: Float, steps: Int8Array) -> tuple[Operator, Float, Int8Array]:
         x = self.tensors[layer.inputs[0]]
-        gram = _gram(layer, steps)
+        fields = _fields(layer, steps)
         flat = layer.weight.reshape(len(layer.weight), -1)
         per_group = len(flat) // layer.groups
-        power = np.repeat(np.einsum("gii->gi", gram), per_group, axis=0)
+        power = np.repeat(np.square(fields).sum(axis=1, dtype=np.float64), per_group, axis=0)
         scale = weight_scales(flat, power + 1e-9 * power.mean() + 1e-30, self.mode)
         linear = layer.linear([exact])
         wanted = layer.clamp(linear)
@@ -221,9 +223,13 @@ class _Quantizer:
             self.scale_of(layer.output, wanted), self.allowed(_finest_output(x.scale * scale, self.mode))
         )
         scale = _bounded(scale, flat, layer.bias, x.scale, output_scale)
-        grouped = flat.reshape(layer.groups, per_group, -1)
-        rounded = round_weights(grouped, scale.reshape(layer.groups, per_group), gram)
-        weight: Int8Array = rounded.reshape(layer.weight.shape).astype(np.int8)
+        grouped, scales = flat.reshape(layer.groups, per_group, -1), scale.reshape(layer.groups, per_group)
+        parts = []
+        for start in range(0, grouped.shape[2], _BLOCK):
+            seen = fields[:, :, start : start + _BLOCK]
+            gram = np.asarray(seen.transpose(0, 2, 1) @ seen, np.float64)
+            parts.append(round_weights(grouped[:, :, start : start + _BLOCK], scales, gram))
+        weight: Int8Array = np.concatenate(parts, axis=2).reshape(layer.weight.shape).astype(np.int8)
         output = self.tensors[layer.output] = Tensor(layer.output, layer.shape, output_scale)
         step = x.scale * scale
         bias = np.floor(layer.bias / step + 0.5).astype(np.int64)
@@ -240,26 +246,21 @@ class _Quantizer:
         return op, wanted, got.reshape(len(got), *layer.shape)
 
 
-def _gram(layer: ConvLayer, steps: Int8Array) -> Float:
-    """Return the sums of products of a Conv's inputs, ``[groups, inputs, inputs]``.
+def _fields(layer: ConvLayer, steps: Int8Array) -> Float:
+    """Return what some output pixels of a Conv see, ``[groups, fields, inputs]`` float32.
 
-    From receptive fields drawn at random: evenly spaced ones would see the same columns of every image.
+    Drawn at random: evenly spaced ones would see the same columns of every image.
     """
     rng = np.random.default_rng(0)
     size = (len(steps), *layer.pixels)
-    fields = int(np.prod(size))
-    wanted = int(np.clip(_FIELDS_PER_INPUT * layer.weight[0].size, *_FIELDS))
-    chosen = np.arange(fields) if fields <= wanted else np.sort(rng.choice(fields, wanted, replace=False))
+    every, inputs = int(np.prod(size)), layer.weight[0].size
+    most = max(1, _FIELD_VALUES // (inputs * layer.groups))
+    wanted = min(int(np.clip(_FIELDS_PER_INPUT * inputs, *_FIELDS)), most)
+    chosen = np.arange(every) if every <= wanted else np.sort(rng.choice(every, wanted, replace=False))
     where = np.unravel_index(chosen, size)
-    windows = [window[where].astype(np.float32) for window in layer.windows(steps)]  # [fields, channels] each
-    if layer.depthwise:
-        taps = np.ascontiguousarray(np.stack(windows).transpose(2, 0, 1))
-        return np.asarray(taps @ taps.transpose(0, 2, 1), np.float64)
-    grams = []
-    for columns in zip(*(np.split(window, layer.groups, axis=1) for window in windows), strict=True):
-        rows = np.concatenate(columns, axis=1)
-        grams.append(rows.T @ rows)
-    return np.asarray(np.stack(grams), np.float64)
+    windows = np.stack([window[where] for window in layer.windows(steps)], axis=1)  # [fields, taps, channels]
+    split = windows.reshape(*windows.shape[:2], layer.groups, -1).transpose(2, 0, 1, 3)
+    return np.asarray(split.reshape(layer.groups, len(windows), -1), np.float32)
 
 
 def _finest_output(accumulator_scale: Float, mode: Mode) -> float:

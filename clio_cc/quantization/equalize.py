@@ -8,8 +8,8 @@ output channel), depthwise readers neither; what is at stake is the rounding noi
 that of the other readers' weights. The factors are ``(largest / own largest) ** strength``; the strength is
 chosen per group by that noise.
 
-In mode shift a group is also multiplied by one common factor, which moves its ranges to where powers of two fit: so power-of-two scales
-cost activations hardly more than free ones.
+In mode shift a group is also multiplied by one common factor, which moves its ranges to where powers of two
+fit: so power-of-two scales cost activations hardly more than free ones.
 
 Below a Clip to [0, 6] a channel that never reaches 6 may grow until it does: the common clamp then cuts
 nothing that was seen. After Nagel et al., "Data-Free Quantization", arXiv 1906.04721; there for pairs of

@@ -1,0 +1,261 @@
+"""Quantization: scales, equalization, rounding, the walk, and what the report says."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from graph_text import parse
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clio_cc import reference
+from clio_cc.calibrate import Samples, calibrate
+from clio_cc.errors import ClioError
+from clio_cc.lower import lower
+from clio_cc.operators.conv import Conv
+from clio_cc.passes.runner import run_passes
+from clio_cc.qformat import fraction_bits
+from clio_cc.quantization.equalize import equalize
+from clio_cc.quantization.formats import (
+    Mode,
+    activation_scale,
+    candidates,
+    error_of,
+    power_at_least,
+    weight_scales,
+)
+from clio_cc.quantization.layers import ConvLayer
+from clio_cc.quantization.rounding import round_weights
+from clio_cc.quantize import Quantized, quantize_model
+
+BLOCKS = """m (float[1,3,12,12] x, float[8,3,3,3] w1, float[8] b1, float[8,1,3,3] w2, float[8,8,1,1] w3, float[8] b3,
+    float[8,10] v) => (float[1,10] y) {
+    lo = Constant<value_float=0.0>() hi = Constant<value_float=6.0>()
+    c1 = Conv<pads=[1,1,1,1]>(x, w1, b1) r1 = Relu(c1)
+    c2 = Conv<group=8, pads=[1,1,1,1]>(r1, w2) r2 = Clip(c2, lo, hi)
+    c3 = Conv(r2, w3, b3) s = Add(c3, r1) r3 = Relu(s)
+    p = GlobalAveragePool(r3) f = Flatten(p) y = MatMul(f, v) }"""
+EVERYTHING = """m (float[1,4,8,8] x, float[4,2,3,3] w, float[4,4,1,1] g, float[64,6] v) => (float[1,6] y) {
+    a = Conv<group=2, pads=[1,1,1,1], strides=[2,2]>(x, w) t = HardSwish(a)
+    p = GlobalAveragePool(t) q = Conv(p, g) h = Sigmoid(q) m = Mul(t, h)
+    n = MaxPool<kernel_shape=[2,2], strides=[2,2]>(m) e = AveragePool<kernel_shape=[2,2], strides=[2,2]>(t)
+    j = Concat<axis=1>(n, e) k = Concat<axis=1>(j, j) f = Flatten(k) l = MatMul(f, v) y = Softmax(l) }"""
+MODES: tuple[Mode, ...] = ("shift", "mulshift")
+
+
+def canonical(text: str) -> ir.Model:
+    model = parse(text)
+    run_passes(model)
+    return model
+
+
+def quantized(model: ir.Model, x: np.ndarray, mode: Mode = "shift") -> Quantized:
+    return quantize_model(model, lower(model), Samples({"x": x.astype(np.float32)}), mode)
+
+
+def normal(*shape: int) -> np.ndarray:
+    return np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+
+
+def outputs(result: Quantized, x: np.ndarray) -> np.ndarray:
+    steps = result.quantize_inputs({"x": x})
+    return np.asarray(result.dequantize_outputs(reference.run(result.program, steps))[0])
+
+
+def sqnr_db(got: np.ndarray, wanted: np.ndarray) -> float:
+    return float(10 * np.log10(np.square(wanted).sum() / np.square(got - wanted).sum()))
+
+
+# --- scales ---------------------------------------------------------------------------------------------------------
+
+
+@given(st.floats(1e-9, 1e9))
+def test_power_at_least(value: float) -> None:
+    power = power_at_least(value)
+    assert fraction_bits(power) is not None and value <= power < 2 * value
+
+
+@given(st.floats(1e-6, 1e6), st.sampled_from(MODES))
+def test_candidates_cover_the_range(largest: float, mode: Mode) -> None:
+    scales = candidates(largest, mode)
+    assert scales == sorted(scales, reverse=True) and scales[0] * 127 >= largest
+    if mode == "shift":
+        assert all(fraction_bits(scale) is not None for scale in scales)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_rare_outlier_saturates(mode: Mode) -> None:
+    values = normal(100_000, 1)
+    values[0] = 40
+    scale = activation_scale(values, 40.0, mode)
+    assert scale * 127 < 35 and error_of(values, scale) < error_of(values, 40 / 127)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_all_channels_are_looked_at(mode: Mode) -> None:
+    values = normal(2**16, 8)
+    values[:, 3] *= 50
+    assert activation_scale(values, float(np.abs(values).max()), mode) * 127 > 100
+
+
+def test_weight_scales_are_per_channel() -> None:
+    weight = np.array([[1.0, -0.5], [0.01, 0.02], [0.0, 0.0]])
+    scales = weight_scales(weight, np.ones(2), "shift")
+    assert scales[0] == 2**-6 and scales[1] < 2**-11 and scales[2] > 0
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 2**31), st.integers(1, 12), st.integers(1, 4))
+def test_rounding_knows_its_inputs(seed: int, inputs: int, groups: int) -> None:
+    rng = np.random.default_rng(seed)
+    weight = rng.standard_normal((groups, 5, inputs))
+    mixed = rng.standard_normal((groups, 200, inputs)) @ rng.standard_normal((groups, inputs, inputs))
+    gram = mixed.transpose(0, 2, 1) @ mixed
+    scale = np.full((groups, 5), 0.1)
+
+    def loss(steps: np.ndarray) -> float:
+        error = weight - steps * scale[:, :, None]
+        return float(np.einsum("goi,gij,goj->", error, gram, error))
+
+    steps = round_weights(weight, scale, gram)
+    assert np.array_equal(steps, np.round(steps)) and np.abs(steps).max() <= 128
+    assert loss(steps) <= loss(np.round(weight / scale[:, :, None])) * 1.3 + 1e-9
+
+
+# --- equalization ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_equalization_keeps_the_function(mode: Mode) -> None:
+    model = canonical(BLOCKS)
+    network, x = lower(model), normal(64, 3, 12, 12)
+    seen = calibrate(model, network, Samples({"x": x}))
+    equal, scaled, scalings = equalize(network, seen, mode)
+    assert scalings and not {*network.inputs, *network.outputs} & {*scalings}
+    values = network.layouts["x"].to_device(x)
+    wanted, got = network.run({"x": values}), equal.run({"x": values})
+    np.testing.assert_allclose(got["y"], wanted["y"], atol=1e-4)
+    for name, scaling in scalings.items():
+        np.testing.assert_allclose(got[name], wanted[name] * scaling.channels, atol=1e-3)
+        np.testing.assert_allclose(
+            scaled[name].high, got[name].max(axis=(0, *range(1, got[name].ndim - 1))), atol=1e-3
+        )
+
+
+def test_equalization_rescues_a_small_channel() -> None:
+    model = canonical(BLOCKS)
+    network = lower(model)
+    first = network.layers[0]
+    assert isinstance(first, ConvLayer)
+    weight = first.weight.astype(np.float32)
+    weight[0] *= 1e-2  # one weak channel, which its readers make strong again
+    model.graph.initializers["w1"].const_value = ir.tensor(
+        np.ascontiguousarray(weight.transpose(0, 3, 1, 2)), name="w1"
+    )
+    bias = first.bias.astype(np.float32) * (np.arange(8) > 0)
+    model.graph.initializers["b1"].const_value = ir.tensor(bias, name="b1")
+    seen = calibrate(model, lower(model), Samples({"x": normal(32, 3, 12, 12)}))
+    before = seen[first.output].largest
+    after = equalize(lower(model), seen, "shift")[1][first.output].largest
+    assert after[0] / after.max() > 2 * before[0] / before.max() > 0
+
+
+# --- the whole ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("text", "shape"), [(BLOCKS, (3, 12, 12)), (EVERYTHING, (4, 8, 8))])
+def test_close_to_float(text: str, shape: tuple[int, ...], mode: Mode) -> None:
+    model = canonical(text)
+    x = normal(96, *shape)
+    result = quantized(model, x, mode)
+    network = lower(model)
+    values = network.run({"x": network.layouts["x"].to_device(x)})
+    assert sqnr_db(outputs(result, x), values["y"]) > 18
+    assert len(result.layers) == len(result.program.operators) == len(network.layers)
+    assert min(layer.sqnr_db for layer in result.layers) > 15
+    assert result.calibration_samples == 96 and result.samples == 96
+    if mode == "shift":
+        assert all(fraction_bits(tensor.scale) is not None for tensor in result.program.tensors.values())
+        convs = [op for op in result.program.operators if isinstance(op, Conv)]
+        assert convs and all(op.requantize.multiplier is None for op in convs)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_same_bytes_twice(mode: Mode) -> None:
+    x = normal(40, 3, 12, 12)
+    first, second = (quantized(canonical(BLOCKS), x, mode) for _ in range(2))
+    assert first.layers == second.layers
+    for a, b in zip(first.program.operators, second.program.operators, strict=True):
+        assert a.output == b.output
+        if isinstance(a, Conv) and isinstance(b, Conv):
+            assert a.weight.tobytes() == b.weight.tobytes() and a.bias.tobytes() == b.bias.tobytes()
+
+
+def test_bias_correction_takes_the_mean_error_out() -> None:
+    model = canonical("m (float[1,6,5,5] x, float[4,6,3,3] w) => (float[1,4,a,c] y) { y = Conv(x, w) }")
+    x = np.abs(normal(64, 6, 5, 5))
+    result = quantized(model, x)
+    network = lower(model)
+    wanted = network.layouts["y"].to_graph(network.run({"x": network.layouts["x"].to_device(x)})["y"])
+    step = result.program.tensors["y"].scale
+    assert np.abs((outputs(result, x) - wanted).mean(axis=(0, 2, 3))).max() < step / 8
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("factor", [0.0, 1e-12, 1e4])
+def test_extreme_weights_and_inputs(mode: Mode, factor: float) -> None:
+    model = canonical(BLOCKS)
+    x = normal(16, 3, 12, 12)
+    for name in ("w1", "w2", "w3"):
+        value = model.graph.initializers[name]
+        assert value.const_value is not None
+        array = value.const_value.numpy().copy()
+        array[0] *= factor if name != "w3" or factor < 1 else 1
+        value.const_value = ir.tensor(array, name=name)
+    result = quantized(model, x, mode)
+    assert np.isfinite(outputs(result, x)).all()
+    quantized(model, x * 0, mode)
+
+
+def test_a_single_sample_will_do() -> None:
+    result = quantized(canonical(BLOCKS), normal(1, 3, 12, 12))
+    assert result.samples == 1
+
+
+def test_large_sums_get_fewer_bits_rather_than_overflow() -> None:
+    inputs = 150_000
+    model = parse(f"m (float[1,{inputs}] x, float[{inputs},1] w) => (float[1,1] y) {{ y = MatMul(x, w) }}")
+    model.graph.initializers["w"].const_value = ir.tensor(np.ones((inputs, 1), np.float32), name="w")
+    run_passes(model)
+    rows = np.abs(normal(4, inputs))
+    op = quantized(model, rows, "mulshift").program.operators[0]
+    assert isinstance(op, Conv) and int(op.accumulator_bound().max()) < 2**31
+
+
+def test_a_cut_becomes_a_tap() -> None:
+    model = canonical(BLOCKS)
+    network = lower(model, "r2", "middle")
+    result = quantize_model(model, network, Samples({"x": normal(32, 3, 12, 12)}))
+    (tap,) = result.program.taps
+    assert (tap.partition, tap.tensor, tap.units, tap.unit_bytes) == ("middle", "r2", 8, 144)
+    assert result.program.outputs == ("r2",)
+
+
+def test_what_cannot_be_quantized_names_its_node() -> None:
+    model = canonical("m (float[1,4] x, float[1,4] xx) => (float[1,4] y) { y = Add(x, xx) }")
+    samples = Samples({"x": normal(16, 4), "xx": normal(16, 4) * np.float32(1e-30)})
+    with pytest.raises(ClioError, match=r"node '.*' \(Add\): cannot be quantized: .* lie too far apart"):
+        quantize_model(model, lower(model), samples)
+
+
+def test_progress_ends_at_the_total() -> None:
+    model, calls = canonical(BLOCKS), []
+    quantize_model(
+        model,
+        lower(model),
+        Samples({"x": normal(32, 3, 12, 12)}),
+        progress=lambda done, of: calls.append((done, of)),
+    )
+    assert calls == sorted(calls) and calls[-1][0] == calls[-1][1]
