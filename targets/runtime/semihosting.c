@@ -13,24 +13,24 @@ static char pending[1024];
 static uint32_t pending_count;
 
 static void semihost(uint32_t operation, const void *argument) {
-#if defined(__riscv)
-    register uint32_t a0 __asm__("a0") = operation;
-    register const void *a1 __asm__("a1") = argument;
+    /* Asked first: a call between the register variables and their use would overwrite them without optimization. */
     if (board_has_debugger()) {
-        /* The two shifts mark the ebreak; all three are uncompressed and on one page. */
-        __asm__ volatile(".option push\n\t.option norvc\n\t.balign 16\n\tslli x0, x0, 0x1f\n\tebreak\n\tsrai x0, x0, 7\n\t"
+#if defined(__riscv)
+        register uint32_t a0 __asm__("a0") = operation;
+        register const void *a1 __asm__("a1") = argument;
+        /* The two shifts mark the ebreak; all three are uncompressed and on one page. Aligned before compressed
+         * instructions are switched off: the linker needs a two-byte nop where the code in front has an odd number of them. */
+        __asm__ volatile(".balign 16\n\t.option push\n\t.option norvc\n\tslli x0, x0, 0x1f\n\tebreak\n\tsrai x0, x0, 7\n\t"
                          ".option pop"
                          : "+r"(a0)
                          : "r"(a1)
                          : "memory");
-    }
 #else
-    register uint32_t r0 __asm__("r0") = operation;
-    register const void *r1 __asm__("r1") = argument;
-    if (board_has_debugger()) {
+        register uint32_t r0 __asm__("r0") = operation;
+        register const void *r1 __asm__("r1") = argument;
         __asm__ volatile("bkpt 0xab" : "+r"(r0) : "r"(r1) : "memory");
-    }
 #endif
+    }
 }
 
 static void flush(void) {
