@@ -3,8 +3,8 @@
     python benchmarks/device_instructions.py [--per-layer] [--json] [--net NAME …] [--out FILE]
 
 Counted on the emulated boards (``qemu-system-arm -icount``): exact to one instruction, repeatable; not cycles.
-The networks lie beside the repository (../shared/data); without them only the example of the repository is measured. Softmax is
-left out, as in the figures compared with.
+The networks lie beside the repository (../shared/data); without them only the repository's example is measured. Softmax
+is left out, as in the figures compared with.
 """
 
 from __future__ import annotations

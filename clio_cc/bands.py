@@ -7,7 +7,8 @@ needs. Cut into bands, only some rows of them exist at a time:
                                                →    x ── rows ── expand ── depthwise ── project ──┴ y
 
 Slices and stacks of rows cost nothing: they are places in the arena. Rows that two bands need are computed twice, bit
-for bit the same, so the price is instructions. The idea is that of patch-based inference (MCUNetV2, arXiv 2110.15352, section 3.1).
+for bit the same, so the price is instructions. The idea is that of patch-based inference (MCUNetV2, arXiv 2110.15352,
+section 3.1).
 """
 
 from __future__ import annotations

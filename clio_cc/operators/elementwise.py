@@ -1,7 +1,7 @@
 """Add and Mul of two tensors; the second may be one value per channel (``(1, 1, channels)``) or have the first's shape.
 
-Add:  ``clamp((q0 * m0 + q1 * m1 + 2**(shift-1)) >> shift)``: the multipliers bring both inputs to a common step. In mode shift
-they are powers of two, so this is the alignment of binary points; in mode mulshift they are 15-bit integers.
+Add:  ``clamp((q0 * m0 + q1 * m1 + 2**(shift-1)) >> shift)``: the multipliers bring both inputs to a common step. In mode
+shift they are powers of two, so this is the alignment of binary points; in mode mulshift they are 15-bit integers.
 Mul:  the product is the accumulator, requantized like a Conv's.
 """
 
