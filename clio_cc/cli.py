@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
@@ -56,7 +56,7 @@ def _options(
         raise typer.Exit
 
 
-@app.command("compile")
+@app.command("compile", short_help="Compile a model for a board and the cloud.")
 def compile_command(
     model: Model,
     target: Annotated[str, typer.Option(help="Board: see `clio-cc targets`.")],
@@ -85,7 +85,10 @@ def compile_command(
             f"unknown requantization '{requant}'", hint=f"choose {' or '.join(compiler.REQUANTIZATIONS)}"
         )
     options = compiler.Options(model, target, calibration, image_scale, samples, partition, requant)
-    with _passes_hook(time_passes, print_after or [], dump) as hook, _progress(quiet=as_json) as progress:
+    with (
+        _passes_hook(time_passes, print_after or [], dump, sys.stderr if as_json else sys.stdout) as hook,
+        _progress(quiet=as_json) as progress,
+    ):
         result = compiler.compile_model(options, progress, hook)
         result.files.write(out)
     for warning in result.warnings:
@@ -96,7 +99,7 @@ def compile_command(
         _print_compiled(result, out)
 
 
-@app.command("inspect")
+@app.command("inspect", short_help="Show layers, partition points, what the device can run.")
 def inspect_command(
     model: Model,
     time_passes: Annotated[bool, typer.Option("--time-passes", help="Print what each pass took.")] = False,
@@ -111,7 +114,7 @@ def inspect_command(
     from clio_cc.inspection import inspect_model
     from clio_cc.lower import device_supports
 
-    with _passes_hook(time_passes, print_after or [], dump) as hook:
+    with _passes_hook(time_passes, print_after or [], dump, sys.stderr if as_json else sys.stdout) as hook:
         found = inspect_model(front_end(model, hook), device_supports)
     if as_json:
         _print_json(found.to_json())
@@ -136,7 +139,7 @@ def inspect_command(
     _print_table("Partition points", ("name", "shape", "bytes", "MACs before", "runnable"), points)
 
 
-@app.command("targets")
+@app.command("targets", short_help="List the boards.")
 def targets_command(as_json: Json = False) -> None:
     """List the boards, with the source of each figure."""
     from clio_cc.targets import TARGETS
@@ -165,7 +168,7 @@ def targets_command(as_json: Json = False) -> None:
         )
 
 
-@app.command("profile")
+@app.command("profile", short_help="Measure the cloud side and write profile.csv.")
 def profile_command(
     out: OutFolder = OUT,
     repeats: Annotated[int, typer.Option(help="Runs on the cloud side to take the median of.", min=1)] = 20,
@@ -187,7 +190,7 @@ def profile_command(
         print(f"source: {source}")
 
 
-@app.command("plan")
+@app.command("plan", short_help="Plan which cut to use at which bandwidth.")
 def plan_command(
     bandwidth: Annotated[
         str | None, typer.Option(help="Range in bits per second, e.g. 50k:2M (the default without --link).")
@@ -245,7 +248,7 @@ def plan_command(
     _print_table("Fixed strategies", names, fixed)
 
 
-@app.command("verify")
+@app.command("verify", short_help="Check every operator bit for bit, and what was stated.")
 def verify_command(
     out: OutFolder = OUT,
     inputs: Annotated[int, typer.Option(help="Number of inputs.", min=1)] = 8,
@@ -367,15 +370,16 @@ def _progress(quiet: bool) -> Iterator[Progress]:
 
 
 @contextmanager
-def _passes_hook(time_passes: bool, names: Sequence[str], dump: Path | None) -> Iterator[Hook | None]:
+def _passes_hook(
+    time_passes: bool, names: Sequence[str], dump: Path | None, file: TextIO
+) -> Iterator[Hook | None]:
     """One hook for --time-passes, --print-after and --dump; times are printed when all is done."""
     from clio_cc.passes import runner
 
     records: list[runner.PassRecord] = []
     hooks: list[Hook] = [lambda record, _: records.append(record)]
-    emit: Callable[[str], None] = print
     if names:
-        hooks.append(runner.print_after(names, emit))
+        hooks.append(runner.print_after(names, lambda text: print(text, file=file)))
     dumped: dict[str, bytes] = {}
     if dump is not None:
         hooks.append(runner.dump_into(dumped))
@@ -383,7 +387,7 @@ def _passes_hook(time_passes: bool, names: Sequence[str], dump: Path | None) -> 
     if dump is not None:
         _write_files(dump, dumped)
     if time_passes:
-        print(runner.format_times(records))
+        print(runner.format_times(records), file=file)
 
 
 if __name__ == "__main__":

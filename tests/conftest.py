@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -59,6 +61,34 @@ def tool() -> Callable[[str], str]:
         pytest.skip(message)
 
     return find
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command printed, and how it ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def clio(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Done]:
+    """Run the command line in this process: ``clio("targets", "--json")``. A crash is raised."""
+    from clio_cc import cli
+
+    def run(*arguments: object) -> Done:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["clio-cc", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+            sys.exit(0)
+        code = ended.value.code
+        assert isinstance(code, int | None)
+        printed = capsys.readouterr()
+        return Done(code or 0, printed.out, printed.err)
+
+    return run
 
 
 @pytest.fixture
