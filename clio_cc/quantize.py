@@ -34,7 +34,7 @@ WALK_MACS = 5e9  # multiply-accumulates of the walk, in float and again in integ
 WALK_SAMPLES = (8, 128)
 _FIELDS_PER_INPUT, _FIELDS = 16, (4096, 16384)  # receptive fields per layer from which weights are rounded
 _FIELD_VALUES = 2**25  # at most, of one layer: 128 MB
-_BLOCK = 2048  # inputs that are rounded together; the work grows with the square
+_BLOCK = 1024  # inputs that are rounded together; the work grows with the square
 
 
 @dataclass(frozen=True)

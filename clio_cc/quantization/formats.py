@@ -17,7 +17,7 @@ from clio_cc.quantization.layers import Float
 
 Mode = Literal["shift", "mulshift"]
 
-_GRID = np.linspace(1.02, 0.3, 37)  # mulshift: share of the range that is kept
+_GRID = np.linspace(1.02, 0.3, 19)  # mulshift: share of the range that is kept
 _SMALLEST, _LARGEST = 2.0**-40, 2.0**40  # a tensor of zeros still needs a scale
 _SEARCHED = 2**16  # values are enough to tell the candidates apart
 

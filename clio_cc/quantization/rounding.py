@@ -29,10 +29,10 @@ def round_weights(weight: Float, scale: Float, gram: Float) -> Float:
     order = np.argsort(
         -diagonal.mean(axis=0), kind="stable"
     )  # strong inputs first: the weak ones can make up for them
-    factor = _upper_factor(damped[:, order][:, :, order])
+    factor = _factor(damped[:, order][:, :, order])
     error, steps = np.zeros_like(weight), np.empty_like(weight)
     for k, original in enumerate(order):
-        carried = (error[:, :, :k] @ factor[:, :k, k, None])[:, :, 0] / factor[:, None, k, k]
+        carried = (error[:, :, :k] @ factor[:, k, :k, None])[:, :, 0] / factor[:, k, k, None]
         column = weight[:, :, original]
         rounded = np.clip(np.floor((column + carried) / scale + 0.5), INT8_MIN, INT8_MAX)
         error[:, :, k] = column - rounded * scale
@@ -40,11 +40,11 @@ def round_weights(weight: Float, scale: Float, gram: Float) -> Float:
     return steps
 
 
-def _upper_factor(gram: Float) -> Float:
-    """Return upper triangular R with ``R @ R.T == gram``: the Cholesky factor of the matrix read backwards.
+def _factor(gram: Float) -> Float:
+    """Return lower triangular F with ``F.T @ F == gram``: from the Cholesky factor of the matrix read backwards.
 
-    With errors e the loss is ``|e R|**2``, whose k-th term holds e_0 … e_k only: so one pass over the weights
+    With errors e the loss is ``|F e|**2``, whose k-th term holds e_0 … e_k only: so one pass over the weights
     will do.
     """
     lower: Float = np.linalg.cholesky(gram[:, ::-1, ::-1])
-    return np.ascontiguousarray(lower[:, ::-1, ::-1])
+    return np.ascontiguousarray(lower[:, ::-1, ::-1].transpose(0, 2, 1))
