@@ -35,7 +35,15 @@ Calibration = Annotated[
     Path | None,
     typer.Option(help="Real inputs: .npz with x (and y), .npy, or a folder of images.", show_default=False),
 ]
-ImageScale = Annotated[float, typer.Option(help="Divide pixels of images by this.")]
+
+
+def _positive(value: float) -> float:
+    if not 0 < value < float("inf"):
+        raise typer.BadParameter(f"{value:g} is not above 0.")
+    return value
+
+
+ImageScale = Annotated[float, typer.Option(help="Divide pixels of images by this.", callback=_positive)]
 
 
 def main() -> None:
@@ -79,7 +87,9 @@ def compile_command(
 ) -> None:
     """Compile a model: the device's half to C, the cloud's half to ONNX."""
     from clio_cc import compiler
+    from clio_cc.project import check_output_folder
 
+    check_output_folder(out)  # before the work, not after
     if requant not in compiler.REQUANTIZATIONS:
         raise ClioError(
             f"unknown requantization '{requant}'", hint=f"choose {' or '.join(compiler.REQUANTIZATIONS)}"

@@ -118,8 +118,8 @@ def compile_model(options: Options, progress: Progress, hook: Hook | None = None
     from clio_cc.quantize import quantize_model
 
     target = find_target(options.target)
-    digest = model_sha256(options.model)
     graph = front_end(options.model, hook)
+    digest = model_sha256(options.model)
     point, network = choose_cut(graph, options.partition, target)
     refuse_too_large(network, target)  # before the minute that quantization may take
     samples = load_samples(graph, options.calibration, scale=options.image_scale, most=options.samples)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +12,7 @@ from clio_cc.bands import shrink
 from clio_cc.errors import ClioError
 from clio_cc.memory import Footprint, check_fits, table_bytes
 from clio_cc.operators.base import Operator, Tensor
+from clio_cc.plan import RAW
 from clio_cc.program import Program
 from clio_cc.targets import Target
 
@@ -48,6 +50,10 @@ def choose_cut(graph: ir.Model, partition: str, target: Target) -> tuple[Partiti
     nearest = reachable[-1].name if reachable else ""
     if partition == LOCAL:
         return None, lower(graph, nearest=nearest)
+    if partition == RAW:
+        raise ClioError(
+            "a cut at 'input' leaves nothing for the device", hint="no need to compile: send the input"
+        )
     if partition != AUTO:
         point = find_point(points, partition)
         return point, lower(graph, point.tensor, point.name, nearest)
@@ -56,8 +62,21 @@ def choose_cut(graph: ir.Model, partition: str, target: Target) -> tuple[Partiti
         if fit(skeleton(network), target) is not None:
             return point, network
     if reachable:
-        raise ClioError(f"no partition point fits {target.name}", hint="choose a board with more memory")
+        raise _nothing_fits([lower(graph, point.tensor, point.name) for point in reachable], target)
     return None, lower(graph)  # one layer, or an operator in front that the device lacks: lower says which
+
+
+def _nothing_fits(networks: Sequence[Network], target: Target) -> ClioError:
+    """Say what the cut that needs least would need."""
+    programs = [(network.partition, skeleton(network)) for network in networks]
+    needs = [(plan_arena(program).bytes, table_bytes(program), name) for name, program in programs]
+    arena, tables, name = min(needs, key=lambda need: need[0] + need[1])
+    ram, flash = int(target.ram_bytes.value), int(target.flash_bytes.value)
+    has = f"{ram} bytes of RAM" if target.runs_from_ram else f"{ram} bytes of RAM and {flash} of flash"
+    message = f"no partition point fits {target.name}, which has {has}: the smallest, '{name}', needs "
+    return ClioError(
+        f"{message}{arena} for tensors and {tables} for tables", hint="choose a board with more memory"
+    )
 
 
 def fit(program: Program, target: Target) -> Program | None:

@@ -59,15 +59,15 @@ def lower(model: ir.Model, tensor: str = "", partition: str = "local", nearest: 
     for node in part.graph:
         reason = device_supports(node)
         if reason:
-            place = f"before the cut '{partition}'" if tensor else "in the network"
+            message = f"does not run on the device: {reason}"
+            if tensor:
+                message += f"; it comes before the cut '{partition}'"
             hint = (
                 f"cut at '{nearest}' or earlier"
                 if nearest
                 else "no cut lies before it: the device cannot take part"
             )
-            raise ClioError(
-                f"{node.op_type} {place} does not run on the device: {reason}", graph.where(node), hint
-            )
+            raise ClioError(message, graph.where(node), hint)
     lowering = _Lowering()
     for value in part.graph.inputs:
         if value.uses() or value.is_graph_output():

@@ -91,9 +91,9 @@ def check_fits(footprint: Footprint, arena: Arena, target: Target) -> None:
         over = int(ram - target.ram_bytes.value)
         what = " with code and tables" if target.runs_from_ram else ""
         raise ClioError(
-            f"needs {ram} bytes of RAM{what}, {over} more than the {int(target.ram_bytes.value)} of {target.name}",
-            f"layer '{arena.worst}', where {arena.live_bytes} bytes are alive at once",
-            hint,
+            f"needs {ram} bytes of RAM{what}, {over} more than the {int(target.ram_bytes.value)} of {target.name}; "
+            f"layer '{arena.worst}' needs most, {arena.live_bytes} bytes of tensors at once",
+            hint=hint,
         )
     if flash > target.flash_bytes.value:
         over = int(flash - target.flash_bytes.value)

@@ -118,6 +118,20 @@ def _replace_folder(folder: Path, files: Mapping[str, bytes]) -> None:
     shutil.rmtree(stale, ignore_errors=True)
 
 
+def check_output_folder(folder: Path) -> None:
+    """Raise what :meth:`ProjectFiles.write` would raise, as far as it can be known before the work is done.
+
+    Raises:
+        ClioError: `folder` holds something else than a result of clio-cc, or cannot be written.
+    """
+    target = folder.resolve()
+    _check_replaceable(folder, target)
+    holder = next(parent for parent in target.parents if parent.exists())
+    if not holder.is_dir() or not os.access(holder, os.W_OK | os.X_OK):
+        code = errno.EACCES if holder.is_dir() else errno.ENOTDIR
+        raise ClioError(f"cannot write output folder '{folder}': {os.strerror(code)}")
+
+
 def _check_replaceable(folder: Path, target: Path) -> None:
     if target == Path.cwd() or target in Path.cwd().parents:
         raise ClioError(
