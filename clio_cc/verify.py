@@ -170,7 +170,9 @@ class Verification:
         stack: Reserved in the manifest, and used on the emulated board without hooks (at most as much).
         cloud_error: Largest difference, relative to the original's largest output, between the original model and its two
             halves, nothing quantized; None where all runs on the device.
-        quantized_error: The same with the device's half quantized and the cloud's graph as written, int8 units included.
+        graph_error: Largest difference, likewise, between the cloud's graph as written and the original model's second
+            half, both fed the device's units; None likewise.
+        quantized_error: As `cloud_error`, with the device's half quantized and the cloud's graph as written, int8 units.
         changed: Files that are not what `compile` wrote.
     """
 
@@ -181,6 +183,7 @@ class Verification:
     flash: Stated
     stack: Stated
     cloud_error: float | None
+    graph_error: float | None
     quantized_error: float
     changed: tuple[str, ...]
 
@@ -211,6 +214,10 @@ class Verification:
             found.append(f"stack: stated {self.stack.stated} bytes, used {self.stack.linked}")
         if self.cloud_error is not None and self.cloud_error > CLOUD_TOLERANCE:
             found.append(f"the two halves differ from the original model by {self.cloud_error:.2g}")
+        if self.graph_error is not None and self.graph_error > CLOUD_TOLERANCE:
+            found.append(
+                f"the cloud's graph differs from the original model's second half by {self.graph_error:.2g}"
+            )
         return found
 
     @property
@@ -230,6 +237,7 @@ class Verification:
             "ram_bytes": asdict(self.ram),
             "flash_bytes": asdict(self.flash),
             "cloud_max_error": self.cloud_error,
+            "cloud_graph_max_error": self.graph_error,
             "quantized_max_error": self.quantized_error,
             "stack_bytes": {"stated": self.stack.stated, "used": self.stack.linked},
             "boards": [e.board for e in self.executions],
@@ -303,7 +311,7 @@ def verify(
     device = manifest["device"]
     stack = device["stack_bytes"]
     ram_linked = None if linked is None or stack is None else linked.ram_bytes + stack
-    cloud_error, quantized_error = _against_original(out, manifest, program, floats, inputs)
+    errors = _against_original(out, manifest, program, floats, inputs)
     return Verification(
         len(inputs[0]),
         tuple(executions),
@@ -311,8 +319,7 @@ def verify(
         Stated(device["ram_bytes"], ram_linked),
         Stated(device["flash_bytes"], None if linked is None else linked.flash_bytes),
         Stated(stack, stack_used),
-        cloud_error,
-        quantized_error,
+        *errors,
         tuple(results.changed_files(out, manifest)),
     )
 
@@ -340,8 +347,8 @@ def _device_inputs(manifest: Mapping[str, Any], floats: Floats) -> list[Int8Arra
 
 def _against_original(
     out: Path, manifest: Mapping[str, Any], program: Program, floats: Floats, inputs: Sequence[Int8Array]
-) -> tuple[float | None, float]:
-    """Return the errors of the halves in floating point (None without a cloud half) and of the quantized whole."""
+) -> tuple[float | None, float | None, float]:
+    """Return the errors of the halves in floating point, of the cloud's graph (None without one), and of the whole."""
     import onnx
 
     original = onnx.load(out / FLOAT_ONNX)
@@ -352,19 +359,24 @@ def _against_original(
             _to_graph(value, entry) * np.float32(entry["scale"])
             for value, entry in zip(outputs, manifest["outputs"], strict=True)
         ]
-        return None, _difference(wanted, got)
+        return None, None, _difference(wanted, got)
     tap = manifest["partitions"][0]
     cloud = onnx.load(next((out / "cloud").glob("*/1/model.onnx")))
     at = program.outputs.index(program.taps[0].tensor)
     units = _to_graph(outputs[at], manifest["outputs"][at])
-    quantized = _difference(wanted, _run_each(cloud, {"units": units}))
-    return _float_split_error(out, tap, floats, wanted), quantized
+    answers = _run_each(cloud, {"units": units})
+    head, tail = _float_halves(out, str(tap["name"]))
+    crossing = _run_each(head, floats)[0]
+    right = _run_each(tail, {"units": units * np.float32(tap["scale"])})
+    return (
+        _difference(wanted, _run_each(tail, {"units": crossing})),
+        _difference(right, answers),
+        _difference(wanted, answers),
+    )
 
 
-def _float_split_error(
-    out: Path, tap: Mapping[str, Any], floats: Floats, wanted: Sequence[npt.NDArray[Any]]
-) -> float:
-    """Cut the float graph, run both halves, and compare with the whole."""
+def _float_halves(out: Path, partition: str) -> tuple[Any, Any]:
+    """Cut the float graph; return both halves as ONNX, the second's input called ``units``."""
     import onnx_ir as ir
 
     from clio_cc import graph
@@ -372,11 +384,9 @@ def _float_split_error(
     from clio_cc.partition import find_point, partition_points
 
     model = ir.load(out / FLOAT_ONNX)
-    point = find_point(partition_points(model), str(tap["name"]))
+    point = find_point(partition_points(model), partition)
     head = graph.extract(model, [str(v.name) for v in model.graph.inputs], [point.tensor])
-    crossing = _run_each(graph.to_proto(head), floats)
-    tail = cloud_model(model, point, dtype=np.float32)
-    return _difference(wanted, _run_each(tail, {"units": crossing[0]}))
+    return graph.to_proto(head), cloud_model(model, point, dtype=np.float32)
 
 
 def _to_graph(values: Int8Array, entry: Mapping[str, Any]) -> Int8Array:
