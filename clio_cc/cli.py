@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -48,6 +49,8 @@ ImageScale = Annotated[float, typer.Option(help="Divide pixels of images by this
 
 def main() -> None:
     """Run the command line; errors of the input end with one message and exit code 1."""
+    # Before numpy is loaded: sums in another order, on a machine with other cores, could round a weight differently.
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"
     try:
         app()
     except ClioError as error:

@@ -123,7 +123,9 @@ def compile_model(options: Options, progress: Progress, hook: Hook | None = None
     point, network = choose_cut(graph, options.partition, target)
     refuse_too_large(network, target)  # before the minute that quantization may take
     samples = load_samples(graph, options.calibration, scale=options.image_scale, most=options.samples)
-    quantized = quantize_model(graph, network, samples, cast("Mode", options.requant), _stage(progress, "quantizing"))
+    quantized = quantize_model(
+        graph, network, samples, cast("Mode", options.requant), _stage(progress, "quantizing")
+    )
     program = fit(quantized.program, target) or quantized.program
     arena = plan_arena(program)
     front_matter = f"clio-cc {__version__}, {options.model.name} (sha256 {digest[:16]}), target {target.name}"
