@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -74,7 +73,7 @@ def test_version(clio: Clio) -> None:
 
 
 def test_help_is_quick() -> None:
-    """Under half a second, the best of three on a busy machine, and without heavy packages."""
+    """Under half a second of processor time (others may be using the machine), and without heavy packages."""
     code = (
         "import sys; sys.argv = ['clio-cc', '--help']\n"
         "from clio_cc.cli import main\n"
@@ -83,11 +82,14 @@ def test_help_is_quick() -> None:
     heavy = "onnx onnx_ir onnxruntime onnxsim tvm numpy PIL"
     took = []
     for _ in range(3):
-        started = time.perf_counter()
+        before = os.times()
         done = subprocess.run(
             [sys.executable, "-c", code], input=heavy, capture_output=True, text=True, check=True
         )
-        took.append(time.perf_counter() - started)
+        after = os.times()
+        took.append(
+            after.children_user + after.children_system - before.children_user - before.children_system
+        )
         assert done.stderr == "[]\n"
     assert min(took) < 0.5, took
 
