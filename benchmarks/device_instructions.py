@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from clio_cc import memory, verify
+from clio_cc import execution, memory
 from clio_cc.arena import plan_arena
 from clio_cc.calibrate import load_samples
 from clio_cc.codegen.model import device_sources, vectors_source
@@ -134,7 +134,7 @@ def _measure_on(
         stack_bytes=footprint.stack_bytes or 4096,
     )
     project_files(sources, glue).write(folder / "device")
-    result = verify.execute(
+    result = execution.execute(
         program, folder / "device", target.emulated, inputs, folder / "build", icount=True
     )
     if result.first_mismatch is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from clio_cc import verify
+from clio_cc import execution
 from clio_cc.arena import plan_arena
 from clio_cc.codegen.model import device_sources, vectors_source
 from clio_cc.program import Program
@@ -16,7 +16,7 @@ from clio_cc.targets import HOST, TARGETS, Board, Target
 def write_projects(program: Program, folder: Path) -> dict[Target, Path]:
     """Generate a program's C once and write the device project of every target."""
     arena = plan_arena(program)
-    inputs = verify.random_inputs(program, 1)
+    inputs = execution.random_inputs(program, 1)
     sources = device_sources(program, arena, "Test.")
     sources["test/clio_vectors.c"] = vectors_source(program, inputs, "Test.")
     written = {}
@@ -41,5 +41,5 @@ def assert_bit_exact(
     for target, project in write_projects(program, folder).items():
         for board in boards_of(target):
             build = folder / "build" / board.name
-            result = verify.execute(program, project, board, inputs, build, extra_flags=extra_flags)
+            result = execution.execute(program, project, board, inputs, build, extra_flags=extra_flags)
             assert result.first_mismatch is None, str(result.first_mismatch)

@@ -11,7 +11,7 @@ from boards import assert_bit_exact
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clio_cc import reference, verify
+from clio_cc import execution, reference
 from clio_cc.arena import live_bytes, plan_arena
 from clio_cc.bands import BAND_ROWS, Chain, in_bands, shrink
 from clio_cc.operators.base import Operator, Tensor
@@ -128,7 +128,7 @@ def test_any_chain_in_any_bands_gives_the_same_bytes(
     first = data.draw(st.integers(0, length - 1))
     last = data.draw(st.integers(first, length - 1))
     banded = in_bands(program, Chain(first, last, rows))
-    inputs = verify.random_inputs(program, 2)
+    inputs = execution.random_inputs(program, 2)
     expected, got = reference.run(program, inputs), reference.run(banded, inputs)
     np.testing.assert_array_equal(expected[0], got[0])
 
@@ -141,7 +141,7 @@ def test_shrink_meets_the_limit_and_computes_the_same() -> None:
     assert small is not None
     assert plan_arena(small).bytes <= limit
     assert program.macs < small.macs < 1.5 * program.macs  # rows that two bands share are computed twice
-    inputs = verify.random_inputs(program, 3)
+    inputs = execution.random_inputs(program, 3)
     np.testing.assert_array_equal(reference.run(program, inputs)[0], reference.run(small, inputs)[0])
 
 
@@ -173,4 +173,4 @@ def test_bands_are_bit_exact_on_every_board(limit: int, tmp_path: Path, tool: Ca
         tool(command)
     program = shrink(bottlenecks(), limit)
     assert program is not None
-    assert_bit_exact(program, verify.random_inputs(program, 3), tmp_path)
+    assert_bit_exact(program, execution.random_inputs(program, 3), tmp_path)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from boards import assert_bit_exact
 
-from clio_cc import verify
+from clio_cc import execution
 from clio_cc.operators.base import Tensor
 from clio_cc.operators.conv import Conv
 from clio_cc.program import Program
@@ -104,4 +104,4 @@ def test_every_case_on_every_board(tool: Callable[[str], str], tmp_path: Path) -
     )
     outputs = tuple(op.output.name for op in operators)
     program = Program(tuple(op.inputs[0] for op in operators), operators, outputs)
-    assert_bit_exact(program, verify.random_inputs(program, 3), tmp_path, ("-O1",))
+    assert_bit_exact(program, execution.random_inputs(program, 3), tmp_path, ("-O1",))

@@ -13,7 +13,7 @@ import random_operators
 from boards import write_projects
 from digits import compiled
 
-from clio_cc import toolchain, verify
+from clio_cc import execution, toolchain
 from clio_cc.arena import plan_arena
 from clio_cc.program import Program, Tap
 from clio_cc.project import CFLAGS, MODEL_SOURCES
@@ -218,14 +218,16 @@ def test_units_are_copied(target: Target, tool: Tool, tmp_path: Path) -> None:
     for board in (HOST, target.emulated):
         for command in toolchain.missing_tools(board):
             tool(command)
-        result = verify.execute(both, project, board, verify.random_inputs(both, 3), tmp_path / board.name)
+        result = execution.execute(
+            both, project, board, execution.random_inputs(both, 3), tmp_path / board.name
+        )
         assert result.exact, result
     # Break it: another stride.
     model = project / "src/clio_model.c"
     text = model.read_text()
     assert text.count("to[i] = from[i * units + unit];") == 1
     model.write_text(text.replace("from[i * units + unit]", "from[unit * bytes + i]"))
-    result = verify.execute(both, project, HOST, verify.random_inputs(both, 3), tmp_path / "broken")
+    result = execution.execute(both, project, HOST, execution.random_inputs(both, 3), tmp_path / "broken")
     assert result.first_mismatch is None
     assert result.wrong_units and not result.exact
 

@@ -10,7 +10,7 @@ import pytest
 import random_operators
 from boards import assert_bit_exact, write_projects
 
-from clio_cc import verify
+from clio_cc import execution
 from clio_cc.targets import HOST, TARGETS
 
 SHAPES = 200
@@ -25,7 +25,7 @@ def test_every_shape_on_every_board(family: str, tmp_path: Path, tool: Callable[
         tool(target.emulated.compiler.command)
         tool(target.emulated.qemu[0])
     # -O1: what is compared are integers; the networks' tests compile as a user would.
-    assert_bit_exact(program, verify.random_inputs(program, VECTORS), tmp_path, ("-O1",))
+    assert_bit_exact(program, execution.random_inputs(program, VECTORS), tmp_path, ("-O1",))
 
 
 def test_a_wrong_kernel_is_named(tmp_path: Path) -> None:
@@ -40,7 +40,7 @@ def test_a_wrong_kernel_is_named(tmp_path: Path) -> None:
     tables.write_text(text.replace(first, f" {broken[0]}, {int(broken[1]) ^ 1},"))
     inputs = [np.full((1, *t.shape), -128, np.int8) for t in program.inputs]
     inputs[1].reshape(-1)[2] = -127
-    result = verify.execute(program, project, HOST, inputs, tmp_path / "build")
+    result = execution.execute(program, project, HOST, inputs, tmp_path / "build")
     found = result.first_mismatch
     assert found is not None
     assert (found.operator, found.name, found.element) == (1, program.operators[1].name, 2)

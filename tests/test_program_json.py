@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import random_operators
 
-from clio_cc import reference, verify
+from clio_cc import execution, reference
 from clio_cc.errors import ClioError
 from clio_cc.operators.base import Operator
 from clio_cc.operators.elementwise import Elementwise
@@ -25,7 +25,7 @@ def assert_same(program: Program) -> None:
     assert to_json(back) == text
     assert back.describe() == program.describe()
     assert [type(op) for op in back.operators] == [type(op) for op in program.operators]
-    inputs = verify.random_inputs(program, 3)
+    inputs = execution.random_inputs(program, 3)
     for wanted, got in zip(reference.run(program, inputs), reference.run(back, inputs), strict=True):
         np.testing.assert_array_equal(got, wanted)
 
