@@ -84,13 +84,13 @@ class TestRun:
 
     __test__: ClassVar[bool] = False  # not a test case, whatever pytest thinks of the name
 
-    hashes: tuple[tuple[int, ...], ...]  # FNV-1a 32 of each op's output
+    hashes: tuple[tuple[int, ...], ...]  # CRC-32 of each op's output
     instructions: tuple[tuple[int, ...], ...]  # spent in each op; 0 without a counter
     outputs: tuple[tuple[bytes, ...], ...]
     stack_bytes: int  # most used by clio_run and its hooks, if any; 0 where it is not painted
     mismatches: int  # op outputs that differ from the expected hashes
     dumps: Mapping[tuple[int, int], bytes] = field(default_factory=dict)  # (vector, op) → output
-    units: tuple[tuple[int, ...], ...] = ()  # FNV-1a 32 of all units of each tap; empty without taps
+    units: tuple[tuple[int, ...], ...] = ()  # CRC-32 of all units of each tap; empty without taps
 
 
 def build(

@@ -1,9 +1,9 @@
 /* Test firmware: runs every test vector and reports what the model computed. One text for host, emulated and real boards.
  *
- *   OP <vector> <op> <hash> <instructions>   with CLIO_OP_HOOK; FNV-1a 32 of the op's output, hashing not counted
+ *   OP <vector> <op> <hash> <instructions>   with CLIO_OP_HOOK; CRC-32 of the op's output, computing it not counted
  *   DUMP <vector> <op> <bytes in hex>        with CLIO_TEST_DUMP_OP=<op>, for that op
  *   OUT <vector> <output> <bytes in hex>
- *   UNIT <vector> <tap> <hash>               FNV-1a 32 of all units of a partition point, as clio_unit hands them out
+ *   UNIT <vector> <tap> <hash>               CRC-32 of all units of a partition point, as clio_unit hands them out
  *   STACK <bytes>                            most stack used by clio_run, and by the hooks where they are compiled in
  *   DONE <mismatches>                        op outputs that differ from clio_expected; exit code 1 if any
  *
@@ -59,14 +59,20 @@ static void put_hex(const int8_t *bytes, uint32_t count) {
 
 #if defined(CLIO_OP_HOOK) || CLIO_TAPS > 0
 
-#define FNV1A_START 2166136261u
-
-static uint32_t fnv1a(uint32_t hash, const int8_t *bytes, uint32_t count) {
+/* CRC-32 as in zlib, four bits at a time; start with 0. */
+static uint32_t crc32(uint32_t crc, const int8_t *bytes, uint32_t count) {
+    static const uint32_t table[16] = {
+        0x00000000u, 0x1db71064u, 0x3b6e20c8u, 0x26d930acu, 0x76dc4190u, 0x6b6b51f4u, 0x4db26158u, 0x5005713cu,
+        0xedb88320u, 0xf00f9344u, 0xd6d6a3e8u, 0xcb61b38cu, 0x9b64c2b0u, 0x86d3d2d4u, 0xa00ae278u, 0xbdbdf21cu,
+    };
     uint32_t i;
+    crc = ~crc;
     for (i = 0; i < count; i++) {
-        hash = (hash ^ ((uint32_t)bytes[i] & 0xffu)) * 16777619u;
+        crc ^= (uint32_t)bytes[i] & 0xffu;
+        crc = (crc >> 4) ^ table[crc & 15u];
+        crc = (crc >> 4) ^ table[crc & 15u];
     }
-    return hash;
+    return ~crc;
 }
 
 static void put_hash(uint32_t hash) {
@@ -92,7 +98,7 @@ static uint32_t op_started;
 static uint32_t hook_cost;
 
 static void report_op(uint32_t op, const int8_t *output, uint32_t bytes, uint32_t instructions) {
-    const uint32_t hash = fnv1a(FNV1A_START, output, bytes);
+    const uint32_t hash = crc32(0, output, bytes);
     if (hash != clio_expected[vector_index * (uint32_t)CLIO_OPS + op]) {
         mismatches++;
     }
@@ -172,10 +178,10 @@ static void put_units(uint32_t vector) {
     static int8_t unit[CLIO_LARGEST_UNIT_BYTES];
     uint32_t tap, i;
     for (tap = 0; tap < (uint32_t)CLIO_TAPS; tap++) {
-        uint32_t hash = FNV1A_START;
+        uint32_t hash = 0;
         for (i = 0; i < clio_units(tap); i++) {
             clio_unit(tap, i, unit);
-            hash = fnv1a(hash, unit, clio_unit_bytes(tap));
+            hash = crc32(hash, unit, clio_unit_bytes(tap));
         }
         board_puts("UNIT");
         put_number(vector);

@@ -11,5 +11,5 @@ const int8_t clio_vectors[] = {
     48, -10, -16, 107, 20, -117, 85, -77, -33, 23, -67, 42, 88, -31, 27, 17,
 };
 const uint32_t clio_expected[] = {
-    0x50852380u, 0x6bd8245eu, 0xb1eaa4b7u, 0x61abb212u, 0x7f7abb4bu, 0x4e6d6b97u,
+    0x5aced5a2u, 0x4bfea8c2u, 0x1bae66a5u, 0xb739b0deu, 0x452bbbf5u, 0x7d95ddbbu,
 };
