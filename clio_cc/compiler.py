@@ -114,6 +114,7 @@ def compile_model(options: Options, progress: Progress, hook: Hook | None = None
     """
     from clio_cc.calibrate import load_samples
     from clio_cc.codegen.model import device_sources, vectors_source
+    from clio_cc.float_run import check_same_function
     from clio_cc.load import model_sha256
     from clio_cc.quantize import quantize_model
 
@@ -123,6 +124,7 @@ def compile_model(options: Options, progress: Progress, hook: Hook | None = None
     point, network = choose_cut(graph, options.partition, target)
     refuse_too_large(network, target)  # before the minute that quantization may take
     samples = load_samples(graph, options.calibration, scale=options.image_scale, most=options.samples)
+    check_same_function(options.model, graph, samples.take(TEST_VECTORS).inputs)
     quantized = quantize_model(
         graph, network, samples, cast("Mode", options.requant), _stage(progress, "quantizing")
     )

@@ -15,12 +15,13 @@ from clio_cc import reference, results, toolchain
 from clio_cc.compiler import FLOAT_ONNX
 from clio_cc.errors import ClioError
 from clio_cc.execution import Execution, Mismatch, execute
+from clio_cc.float_run import TOLERANCE, difference, run_each
 from clio_cc.program import Program
 from clio_cc.qformat import Int8Array, quantize
 from clio_cc.targets import HOST, Board, find_target
 
 BOARDS = ("all", "host", "emulated")
-CLOUD_TOLERANCE = 1e-4
+
 Progress = Callable[[str, int, int], None]
 
 
@@ -91,9 +92,9 @@ class Verification:
             and self.stack.linked > self.stack.stated
         ):
             found.append(f"stack: stated {self.stack.stated} bytes, used {self.stack.linked}")
-        if self.cloud_error is not None and self.cloud_error > CLOUD_TOLERANCE:
+        if self.cloud_error is not None and self.cloud_error > TOLERANCE:
             found.append(f"the two halves differ from the original model by {self.cloud_error:.2g}")
-        if self.graph_error is not None and self.graph_error > CLOUD_TOLERANCE:
+        if self.graph_error is not None and self.graph_error > TOLERANCE:
             found.append(
                 f"the cloud's graph differs from the original model's second half by {self.graph_error:.2g}"
             )
@@ -231,26 +232,26 @@ def _against_original(
     import onnx
 
     original = onnx.load(out / FLOAT_ONNX)
-    wanted = _run_each(original, floats)
+    wanted = run_each(original, floats)
     outputs = reference.run(program, inputs)
     if not manifest["partitions"]:
         got = [
             _to_graph(value, entry) * np.float32(entry["scale"])
             for value, entry in zip(outputs, manifest["outputs"], strict=True)
         ]
-        return None, None, _difference(wanted, got)
+        return None, None, difference(wanted, got)
     tap = manifest["partitions"][0]
     cloud = onnx.load(next((out / "cloud").glob("*/1/model.onnx")))
     at = program.outputs.index(program.taps[0].tensor)
     units = _to_graph(outputs[at], manifest["outputs"][at])
-    answers = _run_each(cloud, {"units": units})
+    answers = run_each(cloud, {"units": units})
     head, tail = _float_halves(out, str(tap["name"]))
-    crossing = _run_each(head, floats)[0]
-    right = _run_each(tail, {"units": units * np.float32(tap["scale"])})
+    crossing = run_each(head, floats)[0]
+    right = run_each(tail, {"units": units * np.float32(tap["scale"])})
     return (
-        _difference(wanted, _run_each(tail, {"units": crossing})),
-        _difference(right, answers),
-        _difference(wanted, answers),
+        difference(wanted, run_each(tail, {"units": crossing})),
+        difference(right, answers),
+        difference(wanted, answers),
     )
 
 
@@ -272,26 +273,3 @@ def _to_graph(values: Int8Array, entry: Mapping[str, Any]) -> Int8Array:
     """A batch in device layout as the graph has it."""
     back = np.argsort((0, *entry["order"]))
     return values.transpose(*back).reshape(-1, *entry["graph_shape"][1:])
-
-
-def _run_each(model: Any, inputs: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
-    """Run a graph whose batch may be fixed to 1, sample by sample."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    names = [value.name for value in session.get_inputs()]
-    count = len(inputs[names[0]])
-    runs = [session.run(None, {name: inputs[name][i : i + 1] for name in names}) for i in range(count)]
-    return [np.concatenate(values) for values in zip(*runs, strict=True)]
-
-
-def _difference(wanted: Sequence[npt.NDArray[Any]], got: Sequence[npt.NDArray[Any]]) -> float:
-    """Largest difference, in units of the largest wanted value (at least 1)."""
-    return max(
-        float(np.max(np.abs(a - b.reshape(a.shape))) / max(1.0, float(np.max(np.abs(a)))))
-        for a, b in zip(wanted, got, strict=True)
-    )

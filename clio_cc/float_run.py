@@ -1,0 +1,69 @@
+"""Float graphs in onnxruntime, and how far two results are apart: the yardstick for what must not change a network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from clio_cc.errors import ClioError
+
+if TYPE_CHECKING:
+    import onnx
+    import onnx_ir as ir
+
+TOLERANCE = 1e-4  # of a result's largest value: what two orders of adding floats may differ by
+
+Arrays = Mapping[str, npt.NDArray[Any]]
+
+
+def run_each(model: onnx.ModelProto | Path, inputs: Arrays) -> list[npt.NDArray[Any]]:
+    """Run a graph whose batch may be fixed to 1, sample by sample; return its outputs, samples first."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    source = str(model) if isinstance(model, Path) else model.SerializeToString()
+    session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    names = [value.name for value in session.get_inputs()]
+    count = len(inputs[names[0]])
+    runs = [session.run(None, {name: inputs[name][i : i + 1] for name in names}) for i in range(count)]
+    return [np.concatenate(values) for values in zip(*runs, strict=True)]
+
+
+def difference(wanted: Sequence[npt.NDArray[Any]], got: Sequence[npt.NDArray[Any]]) -> float:
+    """Return the largest difference, in units of the largest wanted value (at least 1); inf where only one is a number."""
+    return max(_difference(a, b.reshape(a.shape)) for a, b in zip(wanted, got, strict=True))
+
+
+def _difference(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> float:
+    same = (a == b) | (np.isnan(a) & np.isnan(b))
+    apart = np.abs(np.where(same, 0, a) - np.where(same, 0, b))
+    largest = np.max(np.abs(a), initial=1.0, where=np.isfinite(a))
+    worst = float(np.max(apart, initial=0.0)) / float(largest)
+    return worst if np.isfinite(worst) else float("inf")
+
+
+def check_same_function(path: Path, graph: ir.Model, inputs: Arrays) -> None:
+    """Compare the file as the user gave it with the graph after the passes.
+
+    Raises:
+        ClioError: onnxruntime cannot run the file, or the answers differ, which is a bug of clio-cc.
+    """
+    from clio_cc.graph import to_proto
+
+    try:
+        wanted = run_each(path, inputs)
+    except Exception as error:  # onnxruntime's errors have no common base but Exception
+        reason = str(error).splitlines()[0]
+        raise ClioError(f"onnxruntime cannot run the model: {reason}", path.name) from error
+    apart = difference(wanted, run_each(to_proto(graph), inputs))
+    if apart > TOLERANCE:
+        raise ClioError(
+            f"the simplified graph gives another answer than the model, {apart:.2g} of its range away",
+            path.name,
+            "this is a bug of clio-cc: please report it",
+        )
