@@ -217,7 +217,12 @@ def calibrate(
             recorders[name].record(network.layouts[name].to_device(found[name]))
         if progress is not None:
             progress(min(start + batch, samples.count), samples.count)
-    return {name: recorder.statistics() for name, recorder in recorders.items()}
+    found_statistics = {name: recorder.statistics() for name, recorder in recorders.items()}
+    for name, seen in found_statistics.items():
+        if not np.isfinite(seen.largest).all():
+            hint = "check the calibration data, or cut the network before it"
+            raise ClioError(f"calibration drives tensor '{name}' to infinity or NaN", hint=hint)
+    return found_statistics
 
 
 class _Recorder:

@@ -209,7 +209,9 @@ def plan_command(
         str | None, typer.Option(help="Range in bits per second, e.g. 50k:2M (the default without --link).")
     ] = None,
     out: OutFolder = OUT,
-    deadline: Annotated[str, typer.Option(help="Time from input to result: 300ms.")] = "300ms",
+    deadline: Annotated[
+        str | None, typer.Option(help="Time from input to result; 300ms if not given.")
+    ] = None,
     link: Annotated[str | None, typer.Option(help="Radio, for its energy.", show_default=False)] = None,
     as_json: Json = False,
 ) -> None:
@@ -217,8 +219,9 @@ def plan_command(
     from clio_cc import results
     from clio_cc.plan import check_reachable
 
-    made = results.make_plan(out, bandwidth, deadline, link)
-    check_reachable(made)
+    made = results.make_plan(out, bandwidth, deadline or "300ms", link)
+    if deadline is not None:
+        check_reachable(made)
     results.write_plan(out, made)
     if as_json:
         _print_json(made.to_json())
@@ -236,7 +239,7 @@ def plan_command(
         for r in made.ranges
     ]
     heads = ("from", "to", "partition", "slices", "latency", "energy uJ", "accuracy")
-    _print_table(f"Plan for {deadline}", heads, ranges)
+    _print_table(f"Plan for {deadline or '300ms'}", heads, ranges)
     for low, high in made.holes:
         print(f"hole: nothing meets the deadline from {_bps(low)} to {_bps(high)}")
     fixed = [

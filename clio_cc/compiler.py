@@ -142,7 +142,7 @@ def compile_model(options: Options, progress: Progress, hook: Hook | None = None
     check_fits(footprint, arena, target)
     glue = device_glue(
         target,
-        model=options.model.name,
+        model=options.model.name.encode("ascii", "replace").decode().replace("*/", "* /"),
         tool=f"clio-cc {__version__}",
         arena_bytes=arena.bytes,
         stack_bytes=footprint.stack_bytes or UNMEASURED_STACK_BYTES,

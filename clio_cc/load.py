@@ -63,6 +63,7 @@ def load_model(path: Path) -> ir.Model:
     _pin_batch(proto.graph, where)
     _check_valid(proto, where)
     proto = _simplified(_converted(proto, where), where)
+    _check_computes(proto.graph, where)
     return ir.from_proto(proto)
 
 
@@ -292,6 +293,20 @@ def _pin_batch(graph: onnx.GraphProto, where: str) -> None:
     for value in graph.output:
         for dim in value.type.tensor_type.shape.dim:
             dim.Clear()
+
+
+def _check_computes(graph: onnx.GraphProto, where: str) -> None:
+    """Refuse what is no network: inputs without a batch, outputs that no operator computes."""
+    computed = {name for node in graph.node if node.op_type != "Constant" for name in node.output}
+    errors = [
+        f"input '{value.name}' has fewer than two dimensions; the first is the batch"
+        for value in graph.input
+        if len(value.type.tensor_type.shape.dim) < 2
+    ]
+    if not graph.output:
+        errors.append("the graph has no output")
+    errors += [f"output '{v.name}' is constant or an input" for v in graph.output if v.name not in computed]
+    raise_collected(errors, where, "export the whole network, from its input to its answer")
 
 
 # --- one form -------------------------------------------------------------------------------------

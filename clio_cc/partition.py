@@ -146,13 +146,15 @@ def _cuts(model: ir.Model) -> Iterator[_Cut]:
             done = nodes[index - 1]
             alive |= set(done.outputs)
             alive = {value for value in alive if last_use[value] >= index}
-        if len(alive) == 1 and _can_travel(next(iter(alive))):
-            yield _Cut(next(iter(alive)), index)
+        if len(alive) == 1 and _can_travel(only := next(iter(alive))):
+            yield _Cut(only, index)
 
 
 def _can_travel(value: ir.Value) -> bool:
     """Whether the tensor is one sample of numbers in units: float, (1, units, …)."""
     dims = graph.static_shape(value)
+    if value.is_graph_output():  # the cloud would have to hand it back
+        return False
     return dims is not None and len(dims) > 1 and dims[0] == 1 and value.dtype == ir.DataType.FLOAT
 
 

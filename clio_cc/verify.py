@@ -236,7 +236,7 @@ def _against_original(
     outputs = reference.run(program, inputs)
     if not manifest["partitions"]:
         got = [
-            _to_graph(value, entry) * np.float32(entry["scale"])
+            list(_to_graph(value, entry) * np.float32(entry["scale"]))
             for value, entry in zip(outputs, manifest["outputs"], strict=True)
         ]
         return None, None, difference(wanted, got)
@@ -246,7 +246,7 @@ def _against_original(
     units = _to_graph(outputs[at], manifest["outputs"][at])
     answers = run_each(cloud, {"units": units})
     head, tail = _float_halves(out, str(tap["name"]))
-    crossing = run_each(head, floats)[0]
+    crossing = np.concatenate(run_each(head, floats)[0])
     right = run_each(tail, {"units": units * np.float32(tap["scale"])})
     return (
         difference(wanted, run_each(tail, {"units": crossing})),

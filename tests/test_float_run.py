@@ -29,7 +29,14 @@ from clio_cc.float_run import TOLERANCE, check_same_function, difference
     ],
 )
 def test_difference(wanted: list[float], got: list[float], apart: float) -> None:
-    assert difference([np.array(wanted)], [np.array(got)]) == pytest.approx(apart)
+    assert difference([[np.array(wanted)]], [[np.array(got)]]) == pytest.approx(apart)
+
+
+def test_difference_of_other_kinds() -> None:
+    yes, no, text = np.array([True]), np.array([False]), np.array(["a"])
+    assert (difference([[yes]], [[yes]]), difference([[yes]], [[no]])) == (0.0, 1.0)
+    assert (difference([[text]], [[text]]), difference([[text]], [[np.array(["b"])]])) == (0.0, math.inf)
+    assert difference([[np.zeros(3)]], [[np.zeros(2)]]) == math.inf
 
 
 def inputs() -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:

@@ -275,3 +275,25 @@ def test_invalid(change: Callable[[onnx.ModelProto], None], message: str, tmp_pa
     proto = parse_proto(CONV)
     change(proto)
     assert refused(save(proto, tmp_path / "m.onnx")).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "g (float[4] x) => (float[4] y) { y = Relu(x) }",
+            "input 'x' has fewer than two dimensions; the first is the batch",
+        ),
+        ("g (float[1,4] x) => (float[1,4] x) { }", "output 'x' is constant or an input"),
+        (
+            "g (float[1,4] x) => (float[1] y) { y = Constant<value_floats=[1.0]>() }",
+            "output 'y' is constant or an input",
+        ),
+    ],
+)
+def test_what_computes_nothing_is_refused(text: str, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    onnx.save(onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> {text}'), path)
+    with pytest.raises(ClioError) as caught:
+        load_model(path)
+    assert words in str(caught.value)

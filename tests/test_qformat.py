@@ -254,6 +254,11 @@ def test_scales_too_far_apart_are_refused() -> None:
     assert str(caught.value) == "scales [65536.0, 1.0] and 1.0 lie too far apart to be added in 32 bits"
 
 
+def test_a_term_too_small_for_the_output_is_zero() -> None:
+    multipliers, shift = rescale_terms([2.0**-40, 1.0], 1.0)
+    assert (multipliers[0], multipliers[1] / 2**shift) == (0, 1.0)
+
+
 @given(a=st.integers(-128, 127), b=st.integers(-128, 127), n=st.tuples(*[st.integers(-4, 4)] * 3))
 def test_add_is_the_exact_sum_rounded_once(a: int, b: int, n: tuple[int, int, int]) -> None:
     (m0, m1), shift = rescale_terms([2.0 ** n[0], 2.0 ** n[1]], 2.0 ** n[2])

@@ -39,8 +39,9 @@ class Emitter:
         self.line(closing)
 
     def comment(self, text: str) -> None:
-        """Add a comment; what could end it is taken apart."""
-        safe = text.replace("*/", "* /").replace("/*", "/ *")
+        """Add a comment. Names come from the user's model: what C could read as something else is taken apart."""
+        ascii_only = text.encode("ascii", "backslashreplace").decode()
+        safe = ascii_only.replace("*/", "* /").replace("/*", "/ *").replace("??", "? ?").replace("\r", " ")
         lines = safe.split("\n")
         for number, line in enumerate(lines):
             before, after = ("/* " if number == 0 else " * "), (" */" if number == len(lines) - 1 else "")

@@ -23,7 +23,8 @@ MULTIPLIER_BITS = 15  # a product with an int8 leaves room in an int32 for every
 def rescale_terms(scales: Sequence[float], output_scale: float) -> tuple[tuple[int, ...], int]:
     """Return multipliers and one shift with ``multiplier / 2**shift`` ≈ ``scale / output_scale`` for each of `scales`.
 
-    Exact where all scales are powers of two (within 2**15 of each other), else the nearest with 15-bit multipliers.
+    Exact where all scales are powers of two within 2**15 of each other, else the nearest with 15-bit multipliers: a term too
+    small to matter at the output's step may come to 0.
 
     Raises:
         ValueError: the scales lie too far apart for 15 bits.
@@ -31,8 +32,10 @@ def rescale_terms(scales: Sequence[float], output_scale: float) -> tuple[tuple[i
     ratios = [scale / output_scale for scale in scales]
     exponents = [fraction_bits(ratio) for ratio in ratios]
     powers = [exponent for exponent in exponents if exponent is not None]
-    exact = len(powers) == len(ratios)
-    shift = max(0, *powers) if exact else MULTIPLIER_BITS - math.frexp(max(ratios))[1]
+    largest = MULTIPLIER_BITS - math.frexp(max(ratios))[1]
+    shift = min(30, largest)
+    if len(powers) == len(ratios) and max(0, *powers) <= shift + 1:
+        shift = max(0, *powers)
     multipliers = tuple(math.floor(math.ldexp(ratio, shift) + 0.5) for ratio in ratios)
     if not 0 <= shift <= 30 or max(multipliers) > 2**MULTIPLIER_BITS:
         raise ValueError(f"scales {list(scales)} and {output_scale} lie too far apart to be added in 32 bits")
