@@ -136,7 +136,7 @@ def to_c(func: Any, name: str) -> str:
     device = next(split[v] for v in split.get_global_vars() if v.name_hint.endswith("_kernel"))
     module = tirx.transform.LowerIntrin()(IRModule({NAME: device.with_attr("global_symbol", NAME)}))
     source: str = tvm.get_global_func("target.build.c")(module, target).inspect_source()
-    return _clean(source, name)
+    return _clean(source, name, [f"{p.dtype}_t* {p.name}_ptr" for p in func.params])
 
 
 def _lowering(target: Any) -> Any:
@@ -171,12 +171,21 @@ _DEFINITION = re.compile(
 )
 
 
-def _clean(source: str, name: str) -> str:
-    """Take the one function definition out of what TVM printed, and give it a bare-metal signature."""
+def _clean(source: str, name: str, parameters: list[str]) -> str:
+    """Take the one function definition out of what TVM printed, and give it a bare-metal signature.
+
+    TVM leaves out the `parameters` that the body does not read; the caller passes them all.
+    """
     found = _DEFINITION.search(source)
     if found is None:
         raise RuntimeError(f"TVM's C generator printed something else than expected:\n{source}")
-    parameters, body = found.group(1).split(", "), found.group(2)
+    printed, body = found.group(1).split(", "), found.group(2)
+    if not set(printed) <= set(parameters):
+        raise RuntimeError(f"TVM's C generator printed other parameters than {parameters}:\n{source}")
+    if re.search(
+        r"[%/] \(?-", body
+    ):  # see window(): TVM 0.27 comes to negative divisors by a wrong simplification
+        raise RuntimeError(f"TVM divides by a negative number:\n{source}")
     typed = [_const_unless_written(parameter, body) for parameter in parameters]
     return f"void {name}({', '.join(typed)}) {{\n{body}}}\n"
 
@@ -211,8 +220,9 @@ def window(
     if dilation == 1:
         first, beyond = T.max(0, -origin), T.min(taps, size - origin)
     else:
-        first = T.max(0, -origin + dilation - 1) // dilation
-        beyond = T.min(taps, T.max(0, size - origin + dilation - 1) // dilation)
+        # Rounded up as -floor(-x): of floor((c - v) / d) TVM 0.27 makes c / d + floor(v / -d), which is something else.
+        first = T.max(0, -(origin // dilation))
+        beyond = T.min(taps, -((origin - size) // dilation))
     if pad > dilation * (taps - 1):  # a whole window may lie in the padding before the image
         first = T.min(first, taps)
     return origin + first * dilation, first, T.max(0, beyond - first)
