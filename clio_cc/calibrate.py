@@ -4,9 +4,12 @@ every tensor."""
 from __future__ import annotations
 
 import logging
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +28,7 @@ KEPT_VALUES = 2**18  # per tensor: plenty for a histogram's mean square error
 BATCH_BYTES = 128e6  # of all recorded tensors of one batch
 THREADS = 2  # fixed, whatever the machine has: sums must come out the same in every run
 NO_DATA = "no calibration data: formats and accuracy mean nothing until real data is given with --calibration"
+_DAMAGED = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 _IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 Progress = Callable[[int, int], None]
@@ -116,20 +120,37 @@ def _read_arrays(
     path: Path, dims: Mapping[str, tuple[int, ...]]
 ) -> tuple[dict[str, npt.NDArray[np.generic]], npt.NDArray[np.int64] | None]:
     try:
-        loaded = np.load(path, allow_pickle=False)
+        with path.open("rb") as file:
+            found = _arrays_of(path, np.load(file, allow_pickle=False))
     except FileNotFoundError:
         raise ClioError("no such file", str(path)) from None
-    except (OSError, ValueError, EOFError) as error:
+    except _DAMAGED as error:
         hint = "give a .npz with an array x, a .npy, or a folder of images"
         raise ClioError("is not a numpy file", str(path), hint) from error
+    wanted = {"x": next(iter(dims))} if len(dims) == 1 else {name: name for name in dims}
+    _check_names(path, list(found), list(wanted))
+    arrays = {name: found[key] for key, name in wanted.items()}
+    return arrays, _checked_labels(path, found.get("y"), len(next(iter(arrays.values()))))
+
+
+def _arrays_of(path: Path, loaded: Any) -> dict[str, npt.NDArray[np.generic]]:
+    """The arrays of what numpy loaded; the one of a ``.npy`` is called x."""
     if isinstance(loaded, np.ndarray):
-        _check_names(path, ["x"], ["x"] if len(dims) == 1 else list(dims))
-        return {next(iter(dims)): loaded}, None
-    with loaded:
-        wanted = {"x": next(iter(dims))} if len(dims) == 1 else {name: name for name in dims}
-        _check_names(path, loaded.files, list(wanted))
-        labels = loaded["y"].astype(np.int64) if "y" in loaded.files else None
-        return {name: loaded[key] for key, name in wanted.items()}, labels
+        return {"x": loaded}
+    try:
+        return {name: loaded[name] for name in loaded.files}
+    except _DAMAGED as error:
+        raise ClioError("is damaged, or holds other things than numbers", str(path)) from error
+
+
+def _checked_labels(
+    path: Path, labels: npt.NDArray[np.generic] | None, count: int
+) -> npt.NDArray[np.int64] | None:
+    if labels is None:
+        return None
+    if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.number):
+        raise ClioError(f"labels y must be one number for each of {count} samples", str(path))
+    return np.asarray(labels).astype(np.int64)
 
 
 def _check_names(path: Path, found: Sequence[str], wanted: Sequence[str]) -> None:
@@ -153,7 +174,9 @@ def _check_samples(path: Path, name: str, x: npt.NDArray[np.generic], dims: tupl
         raise ClioError("holds no samples", str(path))
     if not (np.issubdtype(x.dtype, np.number) or x.dtype == np.bool_) or np.iscomplexobj(x):
         raise ClioError(f"calibration data must be numbers, got {x.dtype}", str(path))
-    if not np.isfinite(x).all():
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(x.astype(np.float32)).all()
+    if not finite:
         raise ClioError("calibration data holds NaN or infinite values", str(path))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -142,7 +143,7 @@ def compile_model(options: Options, progress: Progress, hook: Hook | None = None
     check_fits(footprint, arena, target)
     glue = device_glue(
         target,
-        model=options.model.name.encode("ascii", "replace").decode().replace("*/", "* /"),
+        model=re.sub(r"[^\x20-\x7e]|\*/", "?", options.model.name),
         tool=f"clio-cc {__version__}",
         arena_bytes=arena.bytes,
         stack_bytes=footprint.stack_bytes or UNMEASURED_STACK_BYTES,

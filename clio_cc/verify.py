@@ -116,9 +116,9 @@ class Verification:
             "first_mismatch": None if mismatch is None else asdict(mismatch),
             "ram_bytes": asdict(self.ram),
             "flash_bytes": asdict(self.flash),
-            "cloud_max_error": self.cloud_error,
-            "cloud_graph_max_error": self.graph_error,
-            "quantized_max_error": self.quantized_error,
+            "cloud_max_error": _number(self.cloud_error),
+            "cloud_graph_max_error": _number(self.graph_error),
+            "quantized_max_error": _number(self.quantized_error),
             "stack_bytes": {"stated": self.stack.stated, "used": self.stack.linked},
             "boards": [e.board for e in self.executions],
             "skipped": list(self.skipped),
@@ -144,6 +144,11 @@ class Verification:
             )
         lines.append(f"quantized: up to {self.quantized_error:.2g} of its range away from the original model")
         return [*lines, *(f"PROBLEM: {text}" for text in self.problems)]
+
+
+def _number(value: float | None) -> float | None:
+    """A figure for JSON, which has no infinity."""
+    return value if value is not None and np.isfinite(value) else None
 
 
 def verify(

@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
+from digits import MODEL
 from graph_text import parse
 from PIL import Image
 
 from clio_cc.calibrate import NO_DATA, Samples, calibrate, load_samples, samples_within_budget
+from clio_cc.compiler import front_end
 from clio_cc.errors import ClioError
 from clio_cc.lower import lower
 from clio_cc.passes.runner import run_passes
@@ -132,3 +134,42 @@ def test_large_networks_get_fewer_samples() -> None:
     assert samples_within_budget(network, samples).count == 512
     assert samples_within_budget(network, samples, budget=network.macs * 40).count == 40
     assert samples_within_budget(network, samples, budget=1).count == 16
+
+
+def _damaged(path: Path, kind: str) -> None:
+    x = np.zeros((4, 1, 8, 8), np.float32)
+    if kind == "truncated":
+        np.savez(path, x=x)
+        path.write_bytes(path.read_bytes()[:-100])
+    elif kind == "flipped":
+        np.savez(path, x=x)
+        data = bytearray(path.read_bytes())
+        data[600] ^= 0xFF
+        path.write_bytes(bytes(data))
+    elif kind == "objects":
+        np.savez(path, x=np.array([{}, []], object))
+    elif kind == "words":
+        np.savez(path, x=x, y=np.array(list("abcd")))
+    elif kind == "short":
+        np.savez(path, x=x, y=np.arange(3))
+    else:
+        np.savez(path, x=np.full((4, 1, 8, 8), 1e300))
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("truncated", "is not a numpy file"),
+        ("flipped", "is damaged, or holds other things than numbers"),
+        ("objects", "is damaged, or holds other things than numbers"),
+        ("words", "labels y must be one number for each of 4 samples"),
+        ("short", "labels y must be one number for each of 4 samples"),
+        ("huge", "calibration data holds NaN or infinite values"),
+    ],
+)
+def test_damaged_data_is_refused(kind: str, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "data.npz"
+    _damaged(path, kind)
+    with pytest.raises(ClioError) as caught:
+        load_samples(front_end(MODEL), path)
+    assert words in str(caught.value)

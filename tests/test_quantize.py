@@ -241,9 +241,17 @@ def test_a_cut_becomes_a_tap() -> None:
 
 def test_what_cannot_be_quantized_names_its_node() -> None:
     model = canonical("m (float[1,4] x, float[1,4] xx) => (float[1,4] y) { y = Add(x, xx) }")
-    samples = Samples({"x": normal(16, 4), "xx": normal(16, 4) * np.float32(1e-30)})
+    x = normal(16, 4)
     with pytest.raises(ClioError, match=r"node '.*' \(Add\): cannot be quantized: .* lie too far apart"):
-        quantize_model(model, lower(model), samples)
+        quantize_model(model, lower(model), Samples({"x": x, "xx": -x}))
+
+
+def test_a_term_that_vanishes_is_left_out() -> None:
+    model = canonical("m (float[1,4] x, float[1,4] xx) => (float[1,4] y) { y = Add(x, xx) }")
+    samples = Samples({"x": normal(16, 4), "xx": normal(16, 4) * np.float32(1e-30)})
+    result = quantize_model(model, lower(model), samples)
+    inputs = result.quantize_inputs(samples.inputs)
+    np.testing.assert_array_equal(reference.run(result.program, inputs)[0], inputs[0])
 
 
 def test_progress_ends_at_the_total() -> None:

@@ -185,7 +185,8 @@ uint32_t clio_input_bytes(uint32_t index);
 /* Runs the device's half once. */
 void clio_run(void);
 
-/* Output `index`, valid until the next clio_run or write to an input. Null beyond the last. */
+/* Output `index` in the device's own order, valid until the next clio_run or write to an input. Null beyond the last.
+ * What the cloud takes is in another order: see clio_unit, where there is one. */
 const int8_t *clio_output(uint32_t index);
 uint32_t clio_output_bytes(uint32_t index);
 """
