@@ -65,10 +65,7 @@ def plan_arena(program: Program) -> Arena:
     ]
     places = min((_place(sorted(buffers, key=order)) for order in orders), key=_extent)
     offsets = {name: place + offset for buffer, place in places.items() for name, offset in buffer.tensors}
-    live = [
-        sum(_aligned(b.bytes) for b in buffers if b.first <= i <= b.last)
-        for i in range(len(program.operators))
-    ]
+    live = _live(buffers, len(program.operators))
     worst = max(range(len(live)), key=lambda i: live[i], default=0)
     names = [op.name for op in program.operators]
     return Arena(
