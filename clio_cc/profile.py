@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import math
 import statistics
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clio_cc.errors import ClioError, raise_collected
+from clio_cc.table import is_count, number, read_table, write_table
 from clio_cc.targets.facts import Figure
 
 if TYPE_CHECKING:
@@ -201,19 +199,7 @@ def _kernel(event: Mapping[str, object]) -> str:
 
 def to_csv(rows: Sequence[ProfileRow]) -> str:
     """The text of ``profile.csv``; equal rows give equal text."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for row in rows:
-        cells = asdict(row)
-        writer.writerow([_cell(cells[name]) for name in COLUMNS])
-    return text.getvalue()
-
-
-def _cell(value: str | float | None) -> str:
-    if value is None:
-        return ""
-    return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
+    return write_table(COLUMNS, (asdict(row) for row in rows))
 
 
 def read_profile(path: Path) -> tuple[ProfileRow, ...]:
@@ -225,7 +211,7 @@ def read_profile(path: Path) -> tuple[ProfileRow, ...]:
     rows: list[ProfileRow] = []
     errors: list[str] = []
     layers: dict[str, int] = {}
-    for line, cells in _read_table(path, COLUMNS):
+    for line, cells in read_table(path, COLUMNS):
         found = list(_mistakes(cells))
         name = cells["layer"]
         if name in layers:
@@ -240,56 +226,19 @@ def read_profile(path: Path) -> tuple[ProfileRow, ...]:
     return tuple(rows)
 
 
-def _read_table(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    """Rows of a CSV file with these columns, each with its line; blank lines are skipped.
-
-    Raises:
-        ClioError: The file is missing, is no text, has other columns, or a row has another number of cells.
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig")  # spreadsheets put a byte order mark in front
-    except FileNotFoundError:
-        raise ClioError("no such file", str(path)) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ClioError("cannot be read as UTF-8 text", str(path)) from error
-    reader = csv.reader(io.StringIO(text, newline=""))
-    header = next(reader, [])
-    if header != list(columns):
-        raise ClioError(
-            f"the first line must be '{','.join(columns)}', got '{','.join(header)}'", f"{path}:1"
-        )
-    errors = []
-    rows = []
-    for cells in reader:
-        if len(cells) == len(columns):
-            rows.append((reader.line_num, dict(zip(columns, (cell.strip() for cell in cells), strict=True))))
-        elif cells:
-            errors.append(f"{path}:{reader.line_num}: a row has {len(columns)} cells, got {len(cells)}")
-    raise_collected(errors)
-    yield from rows
-
-
 def _mistakes(cells: Mapping[str, str]) -> Iterator[str]:
     if not cells["layer"]:
         yield "layer must have a name"
     for name in _COUNTS:
-        if not (cells[name].isascii() and cells[name].isdigit()):
+        if not is_count(cells[name]):
             yield f"{name} must be a whole number from 0 up, got '{cells[name]}'"
     for name, source in _TIMES.items():
         may_be_empty = name == "device_us"
         if cells[name] or not may_be_empty:
-            if _number(cells[name]) is None:
+            if number(cells[name]) is None:
                 yield f"{name} must be a number from 0 up, got '{cells[name]}'"
             if not cells[source]:
                 yield f"{source} must say where {name} comes from"
-
-
-def _number(text: str) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) and value >= 0 and "_" not in text else None
 
 
 def _row(cells: Mapping[str, str]) -> ProfileRow:
@@ -299,8 +248,8 @@ def _row(cells: Mapping[str, str]) -> ProfileRow:
         macs=int(cells["macs"]),
         weight_bytes=int(cells["weight_bytes"]),
         output_bytes=int(cells["output_bytes"]),
-        device_us=_number(cells["device_us"]),
+        device_us=number(cells["device_us"]),
         device_source=cells["device_source"],
-        cloud_us=_number(cells["cloud_us"]) or 0.0,
+        cloud_us=number(cells["cloud_us"]) or 0.0,
         cloud_source=cells["cloud_source"],
     )
