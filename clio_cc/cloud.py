@@ -66,15 +66,25 @@ def cloud_model(
     _rename_input(tail.graph, np.dtype(dtype) == np.int8)
     if np.dtype(dtype) == np.int8:
         _dequantize(tail.graph, point, np.asarray(scale, np.float32))
-    batched = _free_batch(tail.graph)
-    proto = graph.to_proto(tail)
+    proto = any_batch(tail)
     proto.graph.name = "cloud"
     proto.producer_name = "clio-cc"
+    onnx.checker.check_model(proto, full_check=True)
+    return proto
+
+
+def any_batch(model: ir.Model) -> onnx.ModelProto:
+    """The model as protobuf for N samples at once, or for 1 if some operator does not treat each on its own.
+
+    Args:
+        model: Made for a batch of 1; its Reshapes are changed.
+    """
+    batched = _free_batch(model.graph)
+    proto = graph.to_proto(model)
     del proto.graph.value_info[:]  # they say batch 1
     if batched:
         for value in (*proto.graph.input, *proto.graph.output):
             value.type.tensor_type.shape.dim[0].dim_param = "N"
-    onnx.checker.check_model(proto, full_check=True)
     return proto
 
 
