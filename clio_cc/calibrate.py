@@ -102,7 +102,7 @@ def load_samples(
     if path is None:
         return Samples(_random_inputs(dims, 64), NO_DATA)
     if path.is_dir():
-        inputs, labels = _read_images(path, dims, scale), None
+        inputs, labels = _read_images(path, dims, scale, most), None
     else:
         inputs, labels = _read_arrays(path, dims)
     for name, x in inputs.items():
@@ -167,21 +167,19 @@ def _check_samples(path: Path, name: str, x: npt.NDArray[np.generic], dims: tupl
             if x.ndim == len(dims) == 4 and tuple(x.shape[a] for a in axes)[1:] == dims[1:]:
                 hint = f"x.transpose{axes} has the right shape"
         given = ", ".join(map(str, x.shape))
-        raise ClioError(
-            f"calibration data has shape ({given}), input '{name}' needs ({wanted})", str(path), hint
-        )
+        raise ClioError(f"has shape ({given}), input '{name}' needs ({wanted})", str(path), hint)
     if not len(x):
         raise ClioError("holds no samples", str(path))
     if not (np.issubdtype(x.dtype, np.number) or x.dtype == np.bool_) or np.iscomplexobj(x):
-        raise ClioError(f"calibration data must be numbers, got {x.dtype}", str(path))
+        raise ClioError(f"must hold numbers, got {x.dtype}", str(path))
     with np.errstate(over="ignore"):
         finite = np.isfinite(x.astype(np.float32)).all()
     if not finite:
-        raise ClioError("calibration data holds NaN or infinite values", str(path))
+        raise ClioError("holds NaN or infinite values", str(path))
 
 
 def _read_images(
-    path: Path, dims: Mapping[str, tuple[int, ...]], scale: float
+    path: Path, dims: Mapping[str, tuple[int, ...]], scale: float, most: int | None
 ) -> dict[str, npt.NDArray[np.generic]]:
     from PIL import Image, UnidentifiedImageError
 
@@ -196,7 +194,8 @@ def _read_images(
             f"images do not fit input '{name}' of shape {shape}", str(path), "give a .npz with an array x"
         )
     height, width = shape[2:] if first else shape[1:3]
-    files = [files[i] for i in np.linspace(0, len(files) - 1, min(MOST_SAMPLES, len(files))).astype(int)]
+    count = len(files) if most is None else min(most, len(files))
+    files = [files[i] for i in np.linspace(0, len(files) - 1, count).astype(int)]
     images = []
     for file in files:
         try:
@@ -228,16 +227,24 @@ def calibrate(
         samples: As :func:`samples_within_budget` gives them.
         progress: Called with (samples done, samples in all) after each batch.
     """
-    names = [name for name in network.layouts if name in graph.value_names(model.graph)]
+    known = graph.value_names(model.graph) - network.encoded
+    names = [name for name in network.layouts if name in known]
+    encoders = [layer for layer in network.layers if layer.output in network.encoded]
     session = open_session(batched(model, network.inputs, names))
-    values = sum(int(np.prod(network.layouts[name].shape)) for name in names)
-    batch = int(np.clip(BATCH_BYTES / (4 * values), 1, 32))
-    recorders = {name: _Recorder(index, samples.count) for index, name in enumerate(names)}
+    recorded = sum(int(np.prod(network.layouts[name].shape)) for name in names)
+    batch = int(np.clip(BATCH_BYTES / (4 * recorded), 1, 32))
+    recorders = {
+        name: _Recorder(index, samples.count)
+        for index, name in enumerate([*names, *(layer.output for layer in encoders)])
+    }
     for start in range(0, samples.count, batch):
         feed = {name: samples.inputs[name][start : start + batch] for name in network.inputs}
         found = run_session(session, feed, names)
-        for name in names:
-            recorders[name].record(network.layouts[name].to_device(found[name]))
+        values = {name: network.layouts[name].to_device(found[name]) for name in names}
+        for layer in encoders:
+            values[layer.output] = layer.evaluate([values[name] for name in layer.inputs])
+        for name, value in values.items():
+            recorders[name].record(value)
         if progress is not None:
             progress(min(start + batch, samples.count), samples.count)
     found_statistics = {name: recorder.statistics() for name, recorder in recorders.items()}

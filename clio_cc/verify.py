@@ -217,7 +217,7 @@ def _float_inputs(out: Path, count: int, data: Path | None, image_scale: float) 
 
     from clio_cc.calibrate import load_samples
 
-    samples = load_samples(ir.load(out / FLOAT_ONNX), data, scale=image_scale)
+    samples = load_samples(ir.load(out / FLOAT_ONNX), data, scale=image_scale, most=count)
     return samples.take(count).inputs
 
 

@@ -88,16 +88,16 @@ def test_messages(tmp_path: Path) -> None:
         return str(caught.value).replace(str(tmp_path), "")
 
     assert message(save(tmp_path / "a.npz", x=np.zeros((7, 3, 5, 6)))) == (
-        "/a.npz: calibration data has shape (7, 3, 5, 6), input 'x' needs (n, 3, 4, 6)\n  hint: give x of shape (n, 3, 4, 6)"
+        "/a.npz: has shape (7, 3, 5, 6), input 'x' needs (n, 3, 4, 6)\n  hint: give x of shape (n, 3, 4, 6)"
     )
     assert message(save(tmp_path / "b.npz", x=np.zeros((7, 4, 6, 3)))) == (
-        "/b.npz: calibration data has shape (7, 4, 6, 3), input 'x' needs (n, 3, 4, 6)\n"
+        "/b.npz: has shape (7, 4, 6, 3), input 'x' needs (n, 3, 4, 6)\n"
         "  hint: x.transpose(0, 3, 1, 2) has the right shape"
     )
     assert message(save(tmp_path / "c.npz", images=np.zeros(3))) == "/c.npz: has no array 'x', only images"
     assert message(save(tmp_path / "d.npz", x=np.zeros((0, 3, 4, 6)))) == "/d.npz: holds no samples"
     assert message(save(tmp_path / "e.npz", x=np.full((1, 3, 4, 6), np.nan))) == (
-        "/e.npz: calibration data holds NaN or infinite values"
+        "/e.npz: holds NaN or infinite values"
     )
     assert message(tmp_path / "none.npz") == "/none.npz: no such file"
     (tmp_path / "text.npz").write_text("hello")
@@ -164,7 +164,7 @@ def _damaged(path: Path, kind: str) -> None:
         ("objects", "is damaged, or holds other things than numbers"),
         ("words", "labels y must be one number for each of 4 samples"),
         ("short", "labels y must be one number for each of 4 samples"),
-        ("huge", "calibration data holds NaN or infinite values"),
+        ("huge", "holds NaN or infinite values"),
     ],
 )
 def test_damaged_data_is_refused(kind: str, words: str, tmp_path: Path) -> None:

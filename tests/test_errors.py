@@ -246,13 +246,13 @@ def test_calibration_data(refused: Refused) -> None:
     compile_it = ("compile", "model.onnx", "--target", "gap8", "--calibration")
     np.savez("small.npz", x=np.zeros((4, 1, 7, 7), np.float32))
     refused(
-        "small.npz: calibration data has shape (4, 1, 7, 7), input 'image' needs (n, 1, 8, 8)\n"
+        "small.npz: has shape (4, 1, 7, 7), input 'image' needs (n, 1, 8, 8)\n"
         "  hint: give x of shape (n, 1, 8, 8)",
         *(*compile_it, "small.npz"),
     )
     np.save("nhwc.npy", np.zeros((4, 8, 8, 1), np.float32))
     refused(
-        "nhwc.npy: calibration data has shape (4, 8, 8, 1), input 'image' needs (n, 1, 8, 8)\n"
+        "nhwc.npy: has shape (4, 8, 8, 1), input 'image' needs (n, 1, 8, 8)\n"
         "  hint: x.transpose(0, 3, 1, 2) has the right shape",
         *(*compile_it, "nhwc.npy"),
     )
@@ -261,7 +261,7 @@ def test_calibration_data(refused: Refused) -> None:
     np.save("none.npy", np.zeros((0, 1, 8, 8), np.float32))
     refused("none.npy: holds no samples", *compile_it, "none.npy")
     np.save("nan.npy", np.full((2, 1, 8, 8), np.nan, np.float32))
-    refused("nan.npy: calibration data holds NaN or infinite values", *compile_it, "nan.npy")
+    refused("nan.npy: holds NaN or infinite values", *compile_it, "nan.npy")
     refused("gone.npz: no such file", *compile_it, "gone.npz")
     hint = "\n  hint: give a .npz with an array x, a .npy, or a folder of images"
     refused(f"model.onnx: is not a numpy file{hint}", *compile_it, "model.onnx")
@@ -393,8 +393,7 @@ def test_wrong_inputs_for_verify(refused: Refused) -> None:
     compiled("stm32f7").files.write(Path("clio-out"))
     np.save("x.npy", np.zeros((4, 64), np.float32))
     refused(
-        "x.npy: calibration data has shape (4, 64), input 'image' needs (n, 1, 8, 8)\n"
-        "  hint: give x of shape (n, 1, 8, 8)",
+        "x.npy: has shape (4, 64), input 'image' needs (n, 1, 8, 8)\n  hint: give x of shape (n, 1, 8, 8)",
         *("verify", "--board", "host", "--data", "x.npy"),
     )
 
