@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -88,19 +88,25 @@ def program_of(net: Net, folder: Path) -> Program:
         path = folder / f"{net.name}.onnx"
         subprocess.run([sys.executable, SHARED / "tools/fill_weights.py", net.path, path], check=True)
     graph = front_end(path)
-    cut = _cut(graph, net)
-    network = lower(graph, cut)
+    network = lower(graph, _cut(graph, net))
     return quantize_model(graph, network, load_samples(graph, None).take(8)).program
 
 
-def _cut(graph: Any, net: Net) -> str:
-    """The tensor to stop at: the last one of the wanted shape that is a partition point, or what the softmax reads."""
+class Stop(NamedTuple):
+    """A tensor to stop at."""
+
+    name: str
+    tensor: str
+
+
+def _cut(graph: Any, net: Net) -> list[Stop]:
+    """Where to stop: the last tensor of the wanted shape that is a partition point, or what the softmax reads."""
     if not net.shape:
         last = graph.graph.outputs[0].producer()
-        return str(last.inputs[0].name) if last.op_type == "Softmax" else ""
+        return [Stop("logits", str(last.inputs[0].name))] if last.op_type == "Softmax" else []
     height, width, channels = net.shape
     points = [p for p in partition_points(graph) if p.shape == (1, channels, height, width)]
-    return points[0].tensor
+    return [Stop(points[0].name, points[0].tensor)]
 
 
 def measure(net: Net, folder: Path) -> Iterator[Row]:

@@ -121,7 +121,7 @@ class _Group:
 def _buffers(program: Program) -> list[Buffer]:
     """Group tensors that share bytes (reshapes, slices, stacks, in-place operators), and find how long each group lives."""
     last_use = {t.name: i for i, op in enumerate(program.operators) for t in op.inputs}
-    last_use |= dict.fromkeys(program.outputs, len(program.operators))
+    last_use |= dict.fromkeys(program.lasting, len(program.operators))
     stacks = _stack_places(program)
     groups: list[_Group] = []
     home: dict[str, tuple[_Group, int]] = {}

@@ -56,19 +56,19 @@ def choose_cut(graph: ir.Model, partition: str, target: Target) -> tuple[Partiti
         )
     if partition != AUTO:
         point = find_point(points, partition)
-        return point, lower(graph, point.tensor, point.name, nearest)
+        return point, lower(graph, [point], nearest=nearest)
     for point in sorted(reachable, key=lambda point: (point.bytes, point.macs_before)):
-        network = lower(graph, point.tensor, point.name)
+        network = lower(graph, [point])
         if fit(skeleton(network), target) is not None:
             return point, network
     if reachable:
-        raise _nothing_fits([lower(graph, point.tensor, point.name) for point in reachable], target)
+        raise _nothing_fits([lower(graph, [point]) for point in reachable], target)
     return None, lower(graph)  # one layer, or an operator in front that the device lacks: lower says which
 
 
 def _nothing_fits(networks: Sequence[Network], target: Target) -> ClioError:
     """Say what the cut that needs least would need."""
-    programs = [(network.partition, skeleton(network)) for network in networks]
+    programs = [(network.taps[-1].partition, skeleton(network)) for network in networks]
     needs = [(plan_arena(program).bytes, table_bytes(program), name) for name, program in programs]
     arena, tables, name = min(needs, key=lambda need: need[0] + need[1])
     ram, flash = int(target.ram_bytes.value), int(target.flash_bytes.value)
@@ -119,6 +119,7 @@ def skeleton(network: Network) -> Program:
     from clio_cc.operators.softmax import OUTPUT_SCALE
     from clio_cc.quantization.emit import emit, emit_conv
     from clio_cc.quantization.layers import ConvLayer, SoftmaxLayer
+    from clio_cc.quantize import taps_of
 
     shapes = network.shapes
     tensors = {name: Tensor(name, shapes[name], 1.0) for name in network.inputs}
@@ -136,4 +137,5 @@ def skeleton(network: Network) -> Program:
             )
         else:
             operators.append(emit(layer, inputs, output, "shift"))
-    return Program(tuple(tensors[name] for name in network.inputs), tuple(operators), network.outputs)
+    inputs_of = tuple(tensors[name] for name in network.inputs)
+    return Program(inputs_of, tuple(operators), network.outputs, taps_of(network, tensors))

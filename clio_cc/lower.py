@@ -10,9 +10,9 @@ Gemm are permuted. Only what is left becomes a Transpose operator.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnx_ir as ir
@@ -24,6 +24,7 @@ from clio_cc.quantization.layers import (
     AddLayer,
     ConcatLayer,
     ConvLayer,
+    Cut,
     Float,
     Layer,
     Layout,
@@ -43,47 +44,73 @@ __all__ = ["device_supports", "lower"]
 IMAGE = (2, 3, 1)  # device axes height, width, channels of an NCHW tensor
 
 
-def lower(model: ir.Model, tensor: str = "", partition: str = "local", nearest: str = "") -> Network:
+class Point(Protocol):
+    """A place to cut, as :class:`clio_cc.partition.PartitionPoint`."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def tensor(self) -> str: ...
+
+
+def lower(
+    model: ir.Model, points: Sequence[Point] = (), *, local: bool = False, nearest: str = ""
+) -> Network:
     """Return the device's half of a canonical float graph as layers.
 
     Args:
         model: As ``FLOAT_PIPELINE`` leaves it; not changed.
-        tensor: The tensor at the cut; '' for the whole network.
-        partition: Name of the partition point, for the Network.
+        points: Where data leaves for the cloud, all on one chain, in any order; without any the whole network is lowered.
+        local: Lower the whole network although there are points.
         nearest: Name of the last partition point that the device reaches, for the message.
 
     Raises:
-        ClioError: a node before the cut does not run on the device; says which, why, and where to cut instead.
+        ClioError: a node before a cut does not run on the device; says which, why, and where to cut instead.
     """
-    part = graph.extract(model, [str(v.name) for v in model.graph.inputs], [tensor]) if tensor else model
+    inputs = [str(value.name) for value in model.graph.inputs]
+    behind = [str(value.name) for value in model.graph.outputs] if local or not points else []
+    made = {value.name: index for index, node in enumerate(model.graph) for value in node.outputs}
+    points = sorted(points, key=lambda point: made.get(point.tensor, -1))
+    # Points become outputs, so that nothing is fused across them.
+    part = graph.extract(model, inputs, [*(point.tensor for point in points), *behind]) if points else model
     for node in part.graph:
         reason = device_supports(node)
         if reason:
-            message = f"does not run on the device: {reason}"
-            if tensor:
-                message += f"; it comes before the cut '{partition}'"
             hint = (
                 f"cut at '{nearest}' or earlier"
                 if nearest
                 else "no cut lies before it: the device cannot take part"
             )
+            message = f"does not run on the device: {reason}{_first_cut(model, inputs, points, node)}"
             raise ClioError(message, graph.where(node), hint)
     lowering = _Lowering()
     for value in part.graph.inputs:
         if value.uses() or value.is_graph_output():
             lowering.add_input(value)
+    crossing, last = part.graph.outputs[: len(points)], part.graph.outputs[len(points) :]
+    taps: list[Cut] = []
     for node in part.graph:
         lowering.add(node)
-    name = lowering.units_last if tensor else lowering.named
-    outputs = tuple(name(value) for value in part.graph.outputs)
+        while len(taps) < len(points) and crossing[len(taps)].name in lowering.places:
+            taps.append(Cut(points[len(taps)].name, lowering.units_last(crossing[len(taps)])))
+    outputs = (*(cut.tensor for cut in taps), *[lowering.named(value) for value in last])
     used = {lowering.place(value)[0] for value in part.graph.inputs if value.name in lowering.places}
     return Network(
         tuple(sorted(used, key=list(lowering.layouts).index)),
         tuple(lowering.layers),
         outputs,
         lowering.layouts,
-        partition,
+        tuple(taps),
     )
+
+
+def _first_cut(model: ir.Model, inputs: Sequence[str], points: Sequence[Point], node: ir.Node) -> str:
+    """Say before which point a node comes, if it does."""
+    for point in points:
+        part = graph.extract(model, inputs, [point.tensor])
+        if any(each.name == node.name for each in part.graph):
+            return f"; it comes before the cut '{point.name}'"
+    return ""
 
 
 def _input_layout(value: ir.Value) -> Layout:

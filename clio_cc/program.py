@@ -17,12 +17,14 @@ class Tap:
         tensor: Name of the tensor that crosses it.
         units: Number of ordered units.
         unit_bytes: Bytes of one unit on the wire.
+        order: Unit k is channel ``order[k]`` of the tensor's last axis, each at most once; () for all as they lie.
     """
 
     partition: str
     tensor: str
     units: int
     unit_bytes: int
+    order: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,8 +34,10 @@ class Program:
     Attributes:
         inputs: Tensors the caller writes, NHWC without the batch.
         operators: In execution order.
-        outputs: Names of the tensors that stay readable after a run.
-        taps: Places where data leaves for the cloud, one of the outputs each.
+        outputs: Names of the tensors that can be read after a run: those of the taps, then the graph's own outputs where
+            the whole network runs on the device.
+        taps: Places where data leaves for the cloud, in order of execution. A run goes to one of them, or through
+            everything.
     """
 
     inputs: tuple[Tensor, ...]
@@ -55,6 +59,10 @@ class Program:
         unknown = [name for name in self.outputs if name not in known]
         if unknown:
             raise ValueError(f"output {unknown[0]} is not a tensor of the program")
+        if self.outputs[: len(self.taps)] != tuple(tap.tensor for tap in self.taps):
+            raise ValueError("the tensors of the taps must be the first outputs")
+        for tap in self.taps:
+            _check_tap(tap, self.tensors[tap.tensor])
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -64,8 +72,26 @@ class Program:
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates of one run."""
+        """Multiply-accumulates of a run through everything."""
         return sum(op.macs for op in self.operators)
+
+    @property
+    def lasting(self) -> tuple[str, ...]:
+        """Outputs that are still there after a run through everything: the graph's own, or else the last tap's."""
+        return self.outputs[len(self.taps) :] or self.outputs[-1:]
+
+    def operators_to(self, *outputs: str) -> tuple[int, ...]:
+        """Return the indices of the operators that some outputs need, in order of execution."""
+        wanted, found = set(outputs), []
+        for index, op in reversed(list(enumerate(self.operators))):
+            if op.output.name in wanted:
+                wanted |= {tensor.name for tensor in op.inputs}
+                found.append(index)
+        return tuple(reversed(found))
+
+    def macs_to(self, tap: int) -> int:
+        """Return the multiply-accumulates of a run to tap number `tap`."""
+        return sum(self.operators[index].macs for index in self.operators_to(self.taps[tap].tensor))
 
     def describe(self) -> str:
         """Return one line per operator: name, kind, shapes and Q-formats."""
@@ -76,6 +102,14 @@ class Program:
                 f"{op.output.name} {_dims(op.output)} {describe_scale(op.output.scale)} = {op.kind}({reads})"
             )
         return "\n".join(lines)
+
+
+def _check_tap(tap: Tap, tensor: Tensor) -> None:
+    channels = tensor.shape[-1]
+    if tap.unit_bytes * channels != tensor.bytes or tap.units != (len(tap.order) or channels):
+        raise ValueError(f"tap {tap.partition}: its units do not fit {tensor.name} {tensor.shape}")
+    if len(set(tap.order)) != len(tap.order) or not set(tap.order) <= set(range(channels)):
+        raise ValueError(f"tap {tap.partition}: its order is not one of {channels} channels")
 
 
 def _dims(tensor: Tensor) -> str:

@@ -127,7 +127,7 @@ def quantize_model(
         tuple(quantizer.tensors[name] for name in network.inputs),
         tuple(quantizer.operators),
         network.outputs,
-        _taps(equalized, quantizer.tensors),
+        taps_of(equalized, quantizer.tensors),
     )
     return Quantized(program, equalized, tuple(quantizer.reports), walk.count, chosen.count)
 
@@ -136,12 +136,15 @@ def _silent(_done: int, _total: int) -> None:
     """No progress wanted."""
 
 
-def _taps(network: Network, tensors: Mapping[str, Tensor]) -> tuple[Tap, ...]:
-    if network.partition == "local":
-        return ()
-    tensor = tensors[network.outputs[0]]
-    units = tensor.shape[-1]
-    return (Tap(network.partition, tensor.name, units, tensor.bytes // units),)
+def taps_of(network: Network, tensors: Mapping[str, Tensor]) -> tuple[Tap, ...]:
+    """Return a network's taps over the Program's tensors, by name."""
+    taps = []
+    for cut in network.taps:
+        tensor = tensors[cut.tensor]
+        channels = tensor.shape[-1]
+        units = len(cut.order) or channels
+        taps.append(Tap(cut.partition, cut.tensor, units, tensor.bytes // channels, cut.order))
+    return tuple(taps)
 
 
 @dataclass(eq=False)

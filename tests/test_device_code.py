@@ -58,7 +58,9 @@ def architecture(board: Board) -> str:
 def with_tap(program: Program) -> Program:
     """All families and a partition point, so that clio_unit is there too."""
     image = next(t for name, t in program.tensors.items() if name in program.outputs and len(t.shape) == 3)
-    return replace(program, taps=(Tap("cut", image.name, image.shape[-1], image.bytes // image.shape[-1]),))
+    tap = Tap("cut", image.name, image.shape[-1], image.bytes // image.shape[-1])
+    outputs = (image.name, *(name for name in program.outputs if name != image.name))
+    return replace(program, outputs=outputs, taps=(tap,))
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +199,8 @@ def test_units_are_copied(target: Target, tool: Tool, tmp_path: Path) -> None:
     """Two partition points, one of images and one of a vector, on the host and the emulated board."""
     program = random_operators.program_of("conv", 3)
     gemm = random_operators.program_of("gemm", 2)
-    taps = (tap_at(program, 0), tap_at(program, 2), tap_at(gemm, 1))
+    last = tap_at(gemm, 1)
+    taps = (tap_at(program, 0), tap_at(program, 2), replace(last, tensor=f"v{last.tensor}"))
     both = Program(
         (*program.inputs, *(replace(t, name=f"v{t.name}") for t in gemm.inputs)),
         (
@@ -211,8 +214,8 @@ def test_units_are_copied(target: Target, tool: Tool, tmp_path: Path) -> None:
                 for op in gemm.operators
             ),
         ),
-        (*program.outputs, *(f"v{name}" for name in gemm.outputs)),
-        (*taps[:2], replace(taps[2], tensor=f"v{taps[2].tensor}")),
+        tuple(tap.tensor for tap in taps),
+        taps,
     )
     project = write_projects(both, tmp_path / "projects")[target]
     for board in (HOST, target.emulated):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,11 +38,32 @@ def test_round_trip(family: str) -> None:
 
 def test_all_families_and_a_tap() -> None:
     program = random_operators.every_family(2)
-    last = program.operators[-1].output
-    tap = Tap("cut", last.name, last.shape[-1], last.bytes // last.shape[-1])
+    first = program.operators[0].output
+    order = tuple(reversed(range(first.shape[-1])))
+    tap = Tap("cut", first.name, first.shape[-1], first.bytes // first.shape[-1], order)
     assert_same(replace(program, taps=(tap,)))
     back = from_json(to_json(replace(program, taps=(tap,))), "x")
     assert vars(back.taps[0]) == vars(tap)
+    old = json.loads(to_json(replace(program, taps=(replace(tap, order=()),))))
+    assert old["taps"][0].pop("order") == []
+    assert from_json(json.dumps(old), "x").taps[0].order == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"units": 5}, "its units do not fit"),
+        ({"units": 2, "order": (0, 0)}, "its order is not one of"),
+        ({"units": 1, "order": (99,)}, "its order is not one of"),
+        ({"tensor": "elsewhere"}, "must be the first outputs"),
+    ],
+)
+def test_wrong_taps_are_refused(change: dict[str, Any], message: str) -> None:
+    program = random_operators.program_of("conv", 2)
+    first = program.operators[0].output
+    tap = Tap("cut", first.name, first.shape[-1], first.bytes // first.shape[-1])
+    with pytest.raises(ValueError, match=message):
+        replace(program, taps=(replace(tap, **change),))
 
 
 def concrete(cls: type[Operator]) -> set[type[Operator]]:

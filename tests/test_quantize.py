@@ -8,6 +8,7 @@ import pytest
 from graph_text import parse
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_lower import At
 
 from clio_cc import reference
 from clio_cc.calibrate import Samples, calibrate
@@ -232,11 +233,71 @@ def test_large_sums_get_fewer_bits_rather_than_overflow(size: float, bias: float
 
 def test_a_cut_becomes_a_tap() -> None:
     model = canonical(BLOCKS)
-    network = lower(model, "r2", "middle")
+    network = lower(model, [At("middle", "r2")])
     result = quantize_model(model, network, Samples({"x": normal(32, 3, 12, 12)}))
     (tap,) = result.program.taps
     assert (tap.partition, tap.tensor, tap.units, tap.unit_bytes) == ("middle", "r2", 8, 144)
     assert result.program.outputs == ("r2",)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_several_taps_with_an_encoder_and_an_order(mode: Mode) -> None:
+    """Equalized and quantized together; each tap is close to what the float graph gives."""
+    model, x = canonical(BLOCKS), normal(64, 3, 12, 12)
+    rng = np.random.default_rng(5)
+    weight, bias = rng.standard_normal((5, 8)), rng.standard_normal(5)
+    cut = lower(model, [At("deep", "r3"), At("early", "r1"), At("middle", "r2")], local=True)
+    network, layer = cut.with_encoder("early", weight, bias)
+    assert layer is not None
+    network = network.with_order("middle", (6, 1, 3))
+    result = quantize_model(model, network, Samples({"x": x}), mode)
+    program = result.program
+    assert [(tap.partition, tap.units, tap.unit_bytes, tap.order) for tap in program.taps] == [
+        ("early", 5, 144, ()),
+        ("middle", 3, 144, (6, 1, 3)),
+        ("deep", 8, 144, ()),
+    ]
+    assert program.outputs == ("early/units", "r2", "r3", "y")
+    values = cut.run({"x": cut.layouts["x"].to_device(x)})
+    wanted = [values["r1"] @ weight.T + bias, values["r2"][..., [6, 1, 3]], values["r3"]]
+    ran = reference.run(program, result.quantize_inputs({"x": x}))
+    for number, right in enumerate(wanted):
+        tap = program.taps[number]
+        got = reference.units_of(program, number, ran) * program.tensors[tap.tensor].scale
+        right = np.moveaxis(right, -1, 1)
+        assert got.shape == right.shape
+        assert np.square(got - right).mean() < 0.004 * np.square(right).mean()
+    # What travels keeps its real scale; what only an encoder and the trunk read may be equalized.
+    np.testing.assert_allclose(
+        result.network.run({"x": cut.layouts["x"].to_device(x)})["r2"], values["r2"], rtol=1e-4, atol=1e-4
+    )
+    assert program.macs_to(0) < program.macs_to(1) < program.macs_to(2) < program.macs
+    assert program.macs_to(1) + layer.macs + 144 * 64 == program.macs_to(2) + layer.macs
+
+
+def test_a_folded_encoder_is_quantized_like_any_layer() -> None:
+    text = BLOCKS.replace("s = Add(c3, r1) r3 = Relu(s)", "r3 = Relu(c3)")
+    model, x = canonical(text), normal(64, 3, 12, 12)
+    rng = np.random.default_rng(5)
+    weight, bias = rng.standard_normal((8, 8)), rng.standard_normal(8)
+    network, layer = lower(model, [At("linear", "c3")]).with_encoder("linear", weight, bias)
+    assert layer is None
+    result = quantize_model(model, network, Samples({"x": x}))
+    assert result.layers[-1].kind == "Conv+Encode" and result.layers[-1].sqnr_db > 20
+
+
+def test_statistics_of_an_encoder_are_recorded() -> None:
+    """Even if the graph happens to have a tensor of that name."""
+    text = BLOCKS.replace("r3 = Relu(s)", "units = Relu(s)").replace("(r3)", "(units)")
+    model = canonical(text)
+    x = normal(16, 3, 12, 12)
+    weight = np.random.default_rng(5).standard_normal((2, 8))
+    for value in [value for node in model.graph for value in node.outputs if value.name == "units"]:
+        value.name = "p/units"
+    network, _ = lower(model, [At("p", "r1")]).with_encoder("p", weight, np.zeros(2))
+    seen = calibrate(model, network, Samples({"x": x}))
+    values = network.run({"x": network.layouts["x"].to_device(x)})
+    np.testing.assert_allclose(seen["p/units"].high, values["p/units"].max(axis=(0, 1, 2)), atol=1e-4)
 
 
 def test_what_cannot_be_quantized_names_its_node() -> None:

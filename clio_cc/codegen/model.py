@@ -319,8 +319,8 @@ def unit_hashes(program: Program, outputs: Sequence[Int8Array]) -> tuple[tuple[i
     Args:
         outputs: What :func:`clio_cc.reference.run` returned.
     """
-    batches = [outputs[program.outputs.index(tap.tensor)] for tap in program.taps]
-    columns = [_hashes(np.moveaxis(batch, -1, 1)).tolist() for batch in batches]
+    taps = range(len(program.taps))
+    columns = [_hashes(reference.units_of(program, tap, outputs)).tolist() for tap in taps]
     return tuple(zip(*columns, strict=True))
 
 

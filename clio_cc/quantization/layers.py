@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from clio_cc.errors import ClioError
 
 Float = npt.NDArray[np.floating]
 Function = Callable[[Float], Float]
@@ -301,6 +303,25 @@ class SoftmaxLayer(Layer):
         return np.asarray(e / e.sum(axis=-1, keepdims=True))
 
 
+@dataclass(frozen=True)
+class Cut:
+    """A partition point of a Network, a future :class:`~clio_cc.program.Tap`.
+
+    Attributes:
+        partition: Its name.
+        tensor: The tensor that travels, channels last.
+        order: Unit k is channel ``order[k]``; () for all as they lie.
+    """
+
+    partition: str
+    tensor: str
+    order: tuple[int, ...] = ()
+
+
+ENCODE = "Encode"
+"""Kind of a layer that makes units of a tensor's channels; behind a ``+`` where it is folded into the layer before."""
+
+
 @dataclass(frozen=True, eq=False)
 class Network:
     """The device's half in floating point.
@@ -308,16 +329,16 @@ class Network:
     Attributes:
         inputs: Names of the inputs.
         layers: In execution order.
-        outputs: Names of the tensor at the cut, or of the model's outputs.
-        layouts: Of every tensor that is also a tensor of the ONNX graph, by name.
-        partition: Name of the partition point, ``local`` for the whole network.
+        outputs: Names of the tensors of `taps`, then of the model's outputs where the whole network is here.
+        layouts: Of every input, every output, and every tensor that is also a tensor of the ONNX graph, by name.
+        taps: Where data leaves for the cloud, in order of execution.
     """
 
     inputs: tuple[str, ...]
     layers: tuple[Layer, ...]
     outputs: tuple[str, ...]
     layouts: Mapping[str, Layout]
-    partition: str = "local"
+    taps: tuple[Cut, ...] = ()
 
     @property
     def macs(self) -> int:
@@ -337,3 +358,90 @@ class Network:
         for layer in self.layers:
             values[layer.output] = layer.evaluate([values[name] for name in layer.inputs])
         return values
+
+    @property
+    def encoded(self) -> frozenset[str]:
+        """Names of the tensors that encoders write: tensors of no graph."""
+        return frozenset(layer.output for layer in self.layers if layer.kind.split("+")[-1] == ENCODE)
+
+    def cut(self, partition: str) -> Cut:
+        """Return the tap of that name."""
+        return next(cut for cut in self.taps if cut.partition == partition)
+
+    def with_order(self, partition: str, order: Sequence[int]) -> Network:
+        """Return the network whose units at a tap are some of its channels, the most important first."""
+        return self._with_cut(replace(self.cut(partition), order=tuple(int(channel) for channel in order)))
+
+    def with_encoder(self, partition: str, weight: Float, bias: Float) -> tuple[Network, ConvLayer | None]:
+        """Return the network that sends ``weight @ channels + bias`` at a tap, and the layer added for it.
+
+        No layer is added (None) where one without a clamp writes the tap's tensor and nothing else reads it: that layer
+        takes the encoder in.
+
+        Args:
+            weight: ``[units, channels]``, channels of the tap's tensor as the device has it: of a graph tensor's axis 1.
+            bias: ``[units]``.
+
+        Raises:
+            ClioError: the tensor is neither an image nor a vector.
+        """
+        cut = self.cut(partition)
+        old = self.layouts[cut.tensor]
+        if len(old.shape) not in (1, 3):
+            raise ClioError(
+                f"units of a tensor of {len(old.shape)} axes cannot be encoded, only selected",
+                f"partition point '{partition}'",
+            )
+        name = f"{partition}/units"
+        while name in self.layouts or name in self.shapes:
+            name += "_"
+        at = next(i for i, layer in enumerate(self.layers) if layer.output == cut.tensor)
+        before, layouts, added = self.layers[at], dict(self.layouts), None
+        if isinstance(before, ConvLayer) and self._takes_in(before):
+            changed: tuple[Layer, ...] = (_folded(before, name, weight, bias),)
+            del layouts[cut.tensor]
+        else:
+            added = _encoder(old.shape, cut.tensor, name, weight, bias)
+            changed = (before, added)
+        layouts[name] = replace(old, graph_shape=(old.graph_shape[0], len(weight), *old.graph_shape[2:]))
+        layers = (*self.layers[:at], *changed, *self.layers[at + 1 :])
+        network = self._with_cut(replace(cut, tensor=name))
+        return replace(network, layers=layers, layouts=layouts), added
+
+    def _takes_in(self, layer: ConvLayer) -> bool:
+        """Whether a layer is linear and nothing but its tap takes what it writes."""
+        takers = [*self.outputs, *(name for each in self.layers for name in each.inputs)]
+        linear = np.isinf(layer.lo) and np.isinf(layer.hi) and layer.groups == 1
+        return bool(linear and takers.count(layer.output) == 1)
+
+    def _with_cut(self, changed: Cut) -> Network:
+        at = next(i for i, cut in enumerate(self.taps) if cut.partition == changed.partition)
+        outputs = (*self.outputs[:at], changed.tensor, *self.outputs[at + 1 :])
+        return replace(self, outputs=outputs, taps=(*self.taps[:at], changed, *self.taps[at + 1 :]))
+
+
+def _folded(layer: ConvLayer, name: str, weight: Float, bias: Float) -> ConvLayer:
+    """Return a layer that computes what an encoder makes of its output."""
+    return replace(
+        layer,
+        kind=f"{layer.kind}+{ENCODE}",
+        output=name,
+        shape=(*layer.shape[:-1], len(weight)),
+        weight=np.tensordot(weight, layer.weight, 1),
+        bias=weight @ layer.bias + bias,
+    )
+
+
+def _encoder(shape: tuple[int, ...], source: str, name: str, weight: Float, bias: Float) -> ConvLayer:
+    """Return a 1×1 convolution of an image or vector."""
+    height, width, channels = shape if len(shape) == 3 else (1, 1, *shape)
+    return ConvLayer(
+        name=name,
+        kind=ENCODE,
+        inputs=(source,),
+        output=name,
+        shape=(*shape[:-1], len(weight)),
+        weight=np.asarray(weight, np.float64)[:, None, None, :],
+        bias=np.asarray(bias, np.float64),
+        image=(height, width, channels),
+    )
