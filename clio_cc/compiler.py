@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from clio_cc.quantize import Quantized
 
 DEVICE_ONNX, FLOAT_ONNX, PROGRAM_JSON = "device.onnx", "float.onnx", "program.json"
-MANIFEST, PROFILE, PLAN = "manifest.json", "profile.csv", "plan.json"
+MANIFEST, PROFILE, ACCURACY, PLAN = "manifest.json", "profile.csv", "accuracy.csv", "plan.json"
 PLANNED_BANDWIDTH = "50k:2M"
 REQUANTIZATIONS = ("shift", "mulshift")
 TEST_VECTORS = 2

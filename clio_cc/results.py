@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clio_cc.compiler import (
+    ACCURACY,
     FLOAT_ONNX,
     MANIFEST,
     PLAN,
@@ -23,6 +25,7 @@ from clio_cc.program_json import from_json
 from clio_cc.targets import find_target
 
 if TYPE_CHECKING:
+    from clio_cc.accuracy import AccuracyRow
     from clio_cc.plan import Plan
     from clio_cc.profile import ProfileRow
 
@@ -105,6 +108,20 @@ def make_plan(out: Path, bandwidth: str | None, deadline: str, link: str | None)
 def write_plan(out: Path, plan: Plan) -> None:
     """Write ``plan.json``."""
     _replace(out, read_manifest(out), PLAN, plan.to_text())
+
+
+def read_accuracy(out: Path) -> tuple[AccuracyRow, ...]:
+    """Return the rows of ``accuracy.csv``; none where there is no such file."""
+    from clio_cc import accuracy
+
+    return accuracy.read_accuracy(out / ACCURACY) if (out / ACCURACY).exists() else ()
+
+
+def write_accuracy(out: Path, rows: Sequence[AccuracyRow]) -> None:
+    """Write ``accuracy.csv``."""
+    from clio_cc import accuracy
+
+    _replace(out, read_manifest(out), ACCURACY, accuracy.to_csv(rows))
 
 
 def _replace(out: Path, manifest: dict[str, Any], name: str, text: str) -> None:
