@@ -22,6 +22,7 @@ _HOLE = re.compile(r"@([A-Z][A-Z0-9_]*)@")
 # The C files that the code generator writes; the rest of a device project is glue from here.
 MODEL_SOURCES = ("src/clio_model.c", "src/clio_tables.c", "src/clio_kernels.c")
 TEST_SOURCES = ("test/clio_test.c", "test/clio_vectors.c")
+PROFILE_SOURCES = ("test/clio_profile.c", "test/clio_layers.c", "test/clio_vectors.c")
 
 # -O3 is what the reference instruction counts were measured with. The sections let the linker drop what an
 # application does not call, and let sections.ld place the arena.
@@ -202,12 +203,13 @@ def device_glue(
 
     Returns:
         Path relative to ``device/`` → text. Beside it belong the files of `MODEL_SOURCES`,
-        ``include/clio_model.h`` and ``test/clio_vectors.c``.
+        ``include/clio_model.h``, ``test/clio_vectors.c`` and ``test/clio_layers.c``.
     """
     boards: list[Board] = [board for board in (HOST, target.emulated, target.firmware) if board is not None]
     templates = {
         "test/board.h": "runtime/board.h",
         "test/clio_test.c": "runtime/clio_test.c",
+        "test/clio_profile.c": "runtime/clio_profile.c",
         "CMakeLists.txt": "runtime/CMakeLists.txt",
         "Makefile": "runtime/Makefile.in",
         **{f"boards/{board.name}/{file}": template for board in boards for file, template in board.files},
@@ -223,6 +225,7 @@ def device_glue(
         "LDFLAGS": " ".join(LDFLAGS),
         "MODEL_SOURCES": " ".join(MODEL_SOURCES),
         "TEST_SOURCES": " ".join(TEST_SOURCES),
+        "PROFILE_SOURCES": " ".join(PROFILE_SOURCES),
         "HOST_SOURCES": " ".join(HOST.sources),
         **_emulated_holes(target),
         "FIRMWARE_RULE": _firmware_rule(target),
@@ -265,13 +268,17 @@ def _firmware_rule(target: Target) -> str:
     if board is None:
         return (
             f"# Needs the vendor's SDK; see boards/{target.name}/Makefile.\n"
-            f"firmware:\n\t$(MAKE) -C boards/{target.name} clean all"
+            f"firmware:\n\t$(MAKE) -C boards/{target.name} clean all\n\n"
+            f"profile:\n\t$(MAKE) -C boards/{target.name} PROFILE=1 clean all"
         )
     flags = " ".join((*board.compiler.flags, *board.compiler.link_flags, *script_flags(board)))
     return (
         f"FIRMWARE_CC ?= {board.compiler.command}\n"
-        f"firmware: build/{board.name}/clio_test.elf\n\n"
-        f"build/{board.name}/clio_test.elf: $(SOURCES) {' '.join(board.sources)} $(HEADERS)\n"
+        f"firmware: build/{board.name}/clio_test.elf\n"
+        f"profile: build/{board.name}/clio_profile.elf\n\n"
+        f"build/{board.name}/clio_test.elf: $(TEST)\n"
+        f"build/{board.name}/clio_profile.elf: $(PROFILE)\n"
+        f"build/{board.name}/%.elf: $(MODEL) {' '.join(board.sources)} $(HEADERS)\n"
         "\tmkdir -p $(@D)\n"
         f"\t$(FIRMWARE_CC) $(CFLAGS) $(TEST_FLAGS) -Iboards/{board.name} {flags} $(LDFLAGS) "
         "-Wl,-Map=$@.map -o $@ $(filter %.c %.S,$^)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,10 @@ class Target:
         runs_from_ram: Code and tables take their bytes from `ram_bytes` when the program runs.
         power_mw: While computing.
         macs_per_s: Multiply-accumulates per second on a convolutional network, int8.
+        cycles_per_instruction: Of the core, on the inner loops of networks: what turns instructions counted on the
+            emulated board into time.
+        device_time: What `profile` goes by where no table of a real board is given: ``emulated``, or ``model`` where
+            the emulated code is not what the board's `macs_per_s` was reached with.
         micro_kernels: C headers with the inner loops → template; kernels include ``src/clio_micro.h``.
         emulated: The board that stands for it in tests.
         firmware: The real board, where a stock compiler can link for it; None where the vendor's SDK does.
@@ -143,6 +148,8 @@ class Target:
     runs_from_ram: bool
     power_mw: Figure
     macs_per_s: Figure
+    cycles_per_instruction: Figure
+    device_time: Literal["emulated", "model"]
     micro_kernels: tuple[tuple[str, str], ...]
     emulated: EmulatedBoard
     firmware: Board | None = None

@@ -157,7 +157,14 @@ def test_glue(target: Target) -> None:
     boards = {path.split("/")[1] for path in glue if path.startswith("boards/")}
     real = {"gap8": {"gap8"}, "stm32f7": {"stm32f7"}, "nrf5340": {"nrf5340", "zephyr"}}
     assert boards == {"host", target.emulated.name} | real[target.name]
-    everywhere = {"CMakeLists.txt", "Makefile", "README.md", "test/board.h", "test/clio_test.c"}
+    everywhere = {
+        "CMakeLists.txt",
+        "Makefile",
+        "README.md",
+        "test/board.h",
+        "test/clio_test.c",
+        "test/clio_profile.c",
+    }
     assert everywhere | {"src/clio_micro.h"} <= glue.keys()
     for path, text in glue.items():
         assert text.endswith("\n"), path
@@ -187,11 +194,34 @@ def test_makefile(tool: Tool, tmp_path: Path, target: Target) -> None:
     assert done.stdout.endswith("\nDONE 0\n")
     if target.firmware is not None:
         subprocess.run([*make, "firmware"], cwd=device, check=True)
+        subprocess.run([*make, "profile"], cwd=device, check=True)
         assert (device / "build" / target.name / "clio_test.elf").is_file()
+        assert (device / "build" / target.name / "clio_profile.elf").is_file()
     text = subprocess.run([*make, "help"], cwd=device, check=True, capture_output=True, text=True).stdout
     assert [line.split()[1] for line in text.splitlines()] == [
-        *("host", "check", "emulated", "run-emulated", "firmware", "clean")
+        *("host", "check", "emulated", "run-emulated", "firmware", "profile", "run-profile", "clean")
     ]
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=board_id)
+def test_profiling_firmware(tool: Tool, tmp_path: Path, target: Target) -> None:
+    for command in ("make", target.emulated.compiler.command, target.emulated.qemu[0]):
+        tool(command)
+    device = tmp_path / "device"
+    toy_project(target).write(device)
+
+    def made(name: str) -> list[str]:
+        done = subprocess.run(
+            [tool("make"), "-s", name], cwd=device, check=True, capture_output=True, text=True
+        )
+        return done.stdout.splitlines()
+
+    # What the test firmware counts, each operator's under its layer, but for what calling the hooks costs.
+    counted = [int(line.split()[4]) for line in made("run-emulated") if line.startswith("OP 0 ")]
+    head, *rows = made("run-profile")
+    names, counts = zip(*(row.rsplit(",", 1) for row in rows), strict=True)
+    assert head == "layer,instructions" and names == ('"add, twice"', "relu", "lookup")
+    assert [int(count) for count in counts] == pytest.approx([counted[0], 0, counted[1]], abs=8)
 
 
 def test_makefile_fails_on_a_wrong_result(tool: Tool, tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def test_unknown_target(name: str, message: str) -> None:
 @pytest.mark.parametrize("target", TARGETS, ids=board_id)
 def test_facts(target: Target) -> None:
     figures = [getattr(target, field.name) for field in fields(target)]
-    assert sum(isinstance(figure, Figure) for figure in figures) == 5
+    assert sum(isinstance(figure, Figure) for figure in figures) == 6
     if target.firmware is not None:
         memory = target.firmware.memory
         assert memory is not None
@@ -93,7 +93,8 @@ def projects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def test_firmware_is_strict_c99(
     tool: Tool, projects: dict[str, Path], compiler: str, flags: tuple[str, ...]
 ) -> None:
-    sources = ("test/clio_test.c", "boards/host/board.c")
+    profile = ("test/clio_profile.c",) if flags == ("-DCLIO_OP_HOOK",) else ()
+    sources = ("test/clio_test.c", *profile, "boards/host/board.c")
     subprocess.run(
         [tool(compiler), *STRICT, *flags, "-Iinclude", "-Itest", *sources],
         cwd=projects["stm32f7"],

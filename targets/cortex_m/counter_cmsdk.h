@@ -6,6 +6,7 @@
 
 #include <stdint.h>
 
+#define COUNTER_UNIT "instructions"
 #define INSTRUCTION_NS 64u
 #define CMSDK_TIMER ((volatile uint32_t *)CMSDK_TIMER_BASE)
 enum { CMSDK_CTRL, CMSDK_VALUE, CMSDK_RELOAD };

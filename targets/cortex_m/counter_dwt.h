@@ -5,6 +5,8 @@
 
 #include <stdint.h>
 
+#define COUNTER_UNIT "cycles"
+
 #define DCB_DHCSR (*(volatile uint32_t *)0xE000EDF0u)
 #define DCB_DEMCR (*(volatile uint32_t *)0xE000EDFCu)
 #define DWT_CTRL (*(volatile uint32_t *)0xE0001000u)

@@ -22,6 +22,10 @@ uint32_t board_counter(void) {
     return pi_perf_read(PI_PERF_CYCLES);
 }
 
+const char *board_counter_unit(void) {
+    return "cycles";
+}
+
 uint32_t board_instructions(uint32_t from, uint32_t to) {
     return to - from;
 }

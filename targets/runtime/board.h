@@ -1,4 +1,4 @@
-/* What the test firmware asks of a board. Every board below boards/ implements these eight functions. */
+/* What the test firmware asks of a board. Every board below boards/ implements these nine functions. */
 #ifndef CLIO_BOARD_H
 #define CLIO_BOARD_H
 
@@ -16,6 +16,9 @@ uint32_t board_counter(void);
 /* Instructions between two values of board_counter; core cycles on real boards, which cannot count instructions;
  * 0 where there is no counter. */
 uint32_t board_instructions(uint32_t from, uint32_t to);
+
+/* What board_instructions returns: "instructions", "cycles", or "nothing" without a counter. */
+const char *board_counter_unit(void);
 
 /* Flushes the output and ends with this exit code; bare metal does not return. */
 void board_exit(int code);

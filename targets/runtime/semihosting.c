@@ -58,6 +58,10 @@ uint32_t board_counter(void) {
     return counter_read();
 }
 
+const char *board_counter_unit(void) {
+    return COUNTER_UNIT;
+}
+
 uint32_t board_instructions(uint32_t from, uint32_t to) {
     return counter_instructions(from, to);
 }

@@ -4,6 +4,8 @@
 
 #include <stdint.h>
 
+#define COUNTER_UNIT "instructions"
+
 static inline void counter_start(void) {
 }
 

@@ -1,12 +1,15 @@
-/* Test firmware under Zephyr: output by printk, time in hardware cycles of the kernel's clock. */
+/* Test firmware under Zephyr: output by printk, core cycles by the DWT (the kernel's own clock has 32768 Hz). */
 #include <zephyr/kernel.h>
 #include <zephyr/sys/printk.h>
 
 #include "board.h"
 
+#include "../../nrf5340/counter_dwt.h"
+
 int clio_test(void);
 
 void board_init(void) {
+    counter_start();
 }
 
 void board_puts(const char *text) {
@@ -14,11 +17,15 @@ void board_puts(const char *text) {
 }
 
 uint32_t board_counter(void) {
-    return k_cycle_get_32();
+    return counter_read();
+}
+
+const char *board_counter_unit(void) {
+    return COUNTER_UNIT;
 }
 
 uint32_t board_instructions(uint32_t from, uint32_t to) {
-    return to - from;
+    return counter_instructions(from, to);
 }
 
 void board_exit(int code) {
