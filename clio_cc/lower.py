@@ -19,6 +19,7 @@ import onnx_ir as ir
 
 from clio_cc import graph
 from clio_cc.errors import ClioError
+from clio_cc.program import MOST_TAPS
 from clio_cc.quantization.functions import FUNCTIONS, clamp_bounds, function_of
 from clio_cc.quantization.layers import (
     AddLayer,
@@ -65,8 +66,11 @@ def lower(
         nearest: Name of the last partition point that the device reaches, for the message.
 
     Raises:
-        ClioError: a node before a cut does not run on the device; says which, why, and where to cut instead.
+        ClioError: a node before a cut does not run on the device; says which, why, and where to cut instead. Or there are
+            more points than a Program has room for.
     """
+    if len(points) > MOST_TAPS:
+        raise ClioError(f"{len(points)} partition points at once, at most {MOST_TAPS} are possible")
     inputs = [str(value.name) for value in model.graph.inputs]
     behind = [str(value.name) for value in model.graph.outputs] if local or not points else []
     made = {value.name: index for index, node in enumerate(model.graph) for value in node.outputs}

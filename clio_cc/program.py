@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from clio_cc.operators.base import Operator, Tensor
 from clio_cc.qformat import describe_scale
 
+MOST_TAPS = 31
+"""Taps of one Program: the device's code has a bit for each, and one for a run through everything."""
+
 
 @dataclass(frozen=True, eq=False)
 class Tap:
@@ -59,6 +62,8 @@ class Program:
         unknown = [name for name in self.outputs if name not in known]
         if unknown:
             raise ValueError(f"output {unknown[0]} is not a tensor of the program")
+        if len(self.taps) > MOST_TAPS:
+            raise ValueError(f"{len(self.taps)} taps, at most {MOST_TAPS} are possible")
         if self.outputs[: len(self.taps)] != tuple(tap.tensor for tap in self.taps):
             raise ValueError("the tensors of the taps must be the first outputs")
         for tap in self.taps:

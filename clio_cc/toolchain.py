@@ -311,8 +311,11 @@ _EDGE = re.compile(r'^edge: \{ sourcename: "([^"]*)" targetname: "([^"]*)"', re.
 _FRAME = re.compile(r"\\n(\d+) bytes \(([\w,]+)\)")
 
 
-def stack_bytes(device_dir: Path, board: Board, build_dir: Path, entry: str = "clio_run") -> int:
-    """Stack that `entry` uses at most, from the compiler's call graph; hooks not included.
+_RUNS = ("clio_run", "clio_run_to")
+
+
+def stack_bytes(device_dir: Path, board: Board, build_dir: Path) -> int:
+    """Stack that a run uses at most, from the compiler's call graph; hooks not included.
 
     Raises:
         ClioError: A frame of variable size, recursion, a call through a pointer, or a function that is not
@@ -327,7 +330,8 @@ def stack_bytes(device_dir: Path, board: Board, build_dir: Path, entry: str = "c
         flags = (*board.compiler.flags, *CFLAGS, *_INCLUDE, "-fcallgraph-info=su")
         _compile([command, *flags, "-c", source, "-o", str(object_file)], device_dir)
         graphs.append(object_file.with_suffix(".ci").read_text(encoding="utf-8"))
-    return deepest_stack(graphs, entry)
+    here = [name for name in _RUNS if any(f'title: "{name}"' in graph for graph in graphs)]
+    return max(deepest_stack(graphs, name) for name in here)
 
 
 def deepest_stack(graphs: Iterable[str], entry: str) -> int:

@@ -19,7 +19,7 @@ from clio_cc.operators.conv import Conv
 from clio_cc.operators.elementwise import Add, Mul
 from clio_cc.operators.movement import Concat, Reshape
 from clio_cc.operators.table import Table
-from clio_cc.program import Program
+from clio_cc.program import Program, Tap
 from clio_cc.qformat import Requantize
 
 Numbers = npt.NDArray[np.int64]
@@ -61,6 +61,15 @@ class Memory:
             raise WrongPlanError(f"{tensor.name} is lost {when}")
 
 
+class Forgetful(Memory):
+    """Loses the last tensor."""
+
+    def check(self, tensor: Tensor, when: str) -> None:
+        if tensor.name == "t1":
+            self.bytes[:] = -3
+        super().check(tensor, when)
+
+
 def replay(program: Program, arena: Arena) -> None:
     """Run a program in its arena as the C code would, and see that nothing is lost.
 
@@ -75,8 +84,19 @@ def replay(program: Program, arena: Arena) -> None:
         memory.check(tensor, "before the first operator")
     for op in program.operators:
         step(op, memory)
-    for name in program.outputs:
+    for name in program.lasting:
         memory.check(program.tensors[name], "at the end")
+    for tap in program.taps:
+        replay_to(program, tap, Memory(arena))
+
+
+def replay_to(program: Program, tap: Tap, memory: Memory) -> None:
+    """The same for a run to one tap: it skips operators, so that what they would have written is not there."""
+    for tensor in program.inputs:
+        memory.write(tensor)
+    for index in program.operators_to(tap.tensor):
+        step(program.operators[index], memory)
+    memory.check(program.tensors[tap.tensor], f"at the end of a run to {tap.partition}")
 
 
 def step(op: Operator, memory: Memory) -> None:
@@ -129,7 +149,12 @@ def programs(draw: st.DrawFn) -> Program:
             tensors.append(op.output)
     last = [op.output.name for op in operators[-1:]] or [inputs[0].name]
     more = draw(st.lists(st.sampled_from([t.name for t in tensors]), max_size=2))
-    return Program(inputs, tuple(operators), tuple(dict.fromkeys([*last, *more])))
+    tapped = draw(st.lists(st.sampled_from(tensors), max_size=3, unique=True))
+    taps = tuple(Tap(f"at {t.name}", t.name, t.shape[-1], t.bytes // t.shape[-1]) for t in tapped)
+    outputs = dict.fromkeys(
+        [*(t.name for t in tapped), *([*last, *more] if draw(st.booleans()) or not taps else [])]
+    )
+    return Program(inputs, tuple(operators), tuple(outputs), taps)
 
 
 def table(index: int, operands: Sequence[Tensor]) -> Operator:
@@ -253,6 +278,15 @@ def test_a_chain_needs_two_buffers_whatever_its_length() -> None:
     assert plan_arena(chain(*[conv] * 9)).bytes == plan_arena(chain(conv)).bytes
 
 
+def test_taps_on_the_way_cost_nothing_but_their_encoders() -> None:
+    program = chain(*[conv] * 6)
+    plain = plan_arena(program).bytes
+    outputs = ("t1", "t3", "t5")
+    tapped = replace(program, outputs=outputs, taps=tuple(Tap(name, name, 4, 4) for name in outputs))
+    assert plan_arena(tapped).bytes == plain
+    assert plan_arena(replace(program, outputs=outputs)).bytes == plain + 32  # kept to the end
+
+
 def test_the_replay_sees_wrong_plans() -> None:
     """The check itself: plans that are wrong in each way."""
     program = chain(conv, conv)
@@ -274,6 +308,10 @@ def test_the_replay_sees_wrong_plans() -> None:
     kept = replace(program, outputs=("x0", "t1"))
     with pytest.raises(WrongPlanError, match=r"^x0 is lost at the end$"):
         replay(kept, arena)
+    tapped = replace(program, outputs=("x0", "t1"), taps=(Tap("early", "x0", 4, 4), Tap("late", "t1", 4, 4)))
+    replay(tapped, arena)
+    with pytest.raises(WrongPlanError, match=r"^t1 is lost at the end of a run to late$"):
+        replay_to(tapped, tapped.taps[1], Forgetful(arena))
     alias = chain(reshape)
     with pytest.raises(WrongPlanError, match=r"^t0 is lost though t0 has no code$"):
         replay(alias, replace(plan_arena(alias), bytes=64, offsets={"x0": 0, "t0": 16}))

@@ -228,8 +228,8 @@ def test_units_are_copied(target: Target, tool: Tool, tmp_path: Path) -> None:
     # Break it: another stride.
     model = project / "src/clio_model.c"
     text = model.read_text()
-    assert text.count("to[i] = from[i * units + unit];") == 1
-    model.write_text(text.replace("from[i * units + unit]", "from[unit * bytes + i]"))
+    assert text.count("to[i] = from[i * channels];") == 1
+    model.write_text(text.replace("from[i * channels]", "from[i * channels / 2u]"))
     result = execution.execute(both, project, HOST, execution.random_inputs(both, 3), tmp_path / "broken")
     assert result.first_mismatch is None
     assert result.wrong_units and not result.exact

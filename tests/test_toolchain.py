@@ -300,7 +300,7 @@ def test_undefined_symbols(need: Need, device: Device, tmp_path: Path, board: Bo
     built = toolchain.build(folder, board, tmp_path / "build", hook=False)
     assert toolchain.undefined_symbols(built) == frozenset()
     built = toolchain.build(folder, board, tmp_path / "build", hook=True)
-    assert toolchain.undefined_symbols(built) == {"clio_op_begin", "clio_op_end"}
+    assert toolchain.undefined_symbols(built) - {"memset"} == {"clio_op_begin", "clio_op_end"}
 
 
 def test_other_emulator_options(need: Need) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -39,14 +41,14 @@ class Code:
         calls: For every operator the C name of its kernel, None where there is nothing to call.
         tables: C name → contents; equal contents are stored once.
         table_names: For every operator the C names of its tables, in parameter order.
-        users: C name of a table → (operator that brought it, role), for the comment.
+        users: C name of a table → what it is, for the comment.
     """
 
     kernels: tuple[tuple[str, Kernel, tuple[Operator, ...]], ...]
     calls: tuple[str | None, ...]
     tables: Mapping[str, npt.NDArray[Any]]
     table_names: tuple[tuple[str, ...], ...]
-    users: Mapping[str, tuple[Operator, str]]
+    users: Mapping[str, str]
 
 
 def bind(program: Program) -> Code:
@@ -54,7 +56,7 @@ def bind(program: Program) -> Code:
     functions: dict[tuple[Any, ...], tuple[str, Kernel, list[Operator]]] = {}
     names_by_content: dict[tuple[str, bytes], str] = {}
     tables: dict[str, npt.NDArray[Any]] = {}
-    users: dict[str, tuple[Operator, str]] = {}
+    users: dict[str, str] = {}
     calls: list[str | None] = []
     table_names: list[tuple[str, ...]] = []
     for index, op in enumerate(program.operators):
@@ -73,11 +75,22 @@ def bind(program: Program) -> Code:
             content = (str(values.dtype), values.tobytes())
             if content not in names_by_content:
                 table = names_by_content[content] = f"clio_op{index}_{role}"
-                tables[table], users[table] = values, (op, role)
+                tables[table], users[table] = values, f"{role} of {describe(op)}"
             mine.append(names_by_content[content])
         table_names.append(tuple(mine))
+    for index, tap in enumerate(program.taps):
+        if tap.order:
+            table = _order_table(index)
+            tables[table] = np.array(tap.order, np.uint16)
+            users[table] = (
+                f"channels of {tap.tensor} that partition point {tap.partition} sends, in this order"
+            )
     kernels = tuple((name, kernel, tuple(callers)) for name, kernel, callers in functions.values())
     return Code(kernels, tuple(calls), tables, tuple(table_names), users)
+
+
+def _order_table(tap: int) -> str:
+    return f"clio_tap{tap}_order"
 
 
 def device_sources(
@@ -147,9 +160,8 @@ def _tables(code: Code, front_matter: str) -> tuple[str, str]:
     header.lines(f"#ifndef CLIO_TABLES_H\n#define CLIO_TABLES_H\n\n#include <stdint.h>\n\n{ALIGNED}")
     for name, values in code.tables.items():
         declaration = f"const {c_type(values.dtype)} {name}[{values.size}]"
-        op, role = code.users[name]
         source.line()
-        source.comment(f"{role} of {describe(op)}")
+        source.comment(code.users[name])
         source.array(f"{declaration} CLIO_ALIGNED", values)
         header.line(f"extern {declaration} CLIO_ALIGNED;")
     header.lines("\n#endif")
@@ -165,7 +177,18 @@ def _header(program: Program, arena: Arena, front_matter: str) -> str:
         "One model per image. Write each input, run, read the outputs; nothing is allocated, nothing is reentrant.\n"
         "Tensors are int8, zero point 0: real value = q * scale. Images are (height, width, channels)."
     )
-    out.lines("#ifndef CLIO_MODEL_H\n#define CLIO_MODEL_H\n\n#include <stdint.h>\n")
+    out.lines(
+        """#ifndef CLIO_MODEL_H
+#define CLIO_MODEL_H
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+"""
+    )
+    out.line()
     out.line(f"#define CLIO_INPUTS {len(program.inputs)}")
     out.line(f"#define CLIO_OUTPUTS {len(outputs)}")
     out.line(f"#define CLIO_OPS {len(program.operators)}")
@@ -178,27 +201,65 @@ def _header(program: Program, arena: Arena, front_matter: str) -> str:
             out.line(f"#define CLIO_{role}{index}_BYTES {tensor.bytes}")
     out.lines(
         """
-/* Where to write input `index` before every clio_run: its bytes are reused during the run. Null beyond the last. */
+/* Where to write input `index` before every run: its bytes are reused during the run. Null beyond the last. */
 int8_t *clio_input(uint32_t index);
 uint32_t clio_input_bytes(uint32_t index);
 
-/* Runs the device's half once. */
+/* Runs everything that the device can do. */
 void clio_run(void);
 
-/* Output `index` in the device's own order, valid until the next clio_run or write to an input. Null beyond the last.
- * What the cloud takes is in another order: see clio_unit, where there is one. */
+/* Output `index` in the device's own order. Null beyond the last. */
 const int8_t *clio_output(uint32_t index);
 uint32_t clio_output_bytes(uint32_t index);
 """
     )
-    for tap_index, tap in enumerate(program.taps):
-        out.comment(f"partition point {tap.partition}: {tap.units} units of {tap.unit_bytes} bytes")
-        out.line(f"#define CLIO_TAP{tap_index}_UNITS {tap.units}")
-        out.line(f"#define CLIO_TAP{tap_index}_UNIT_BYTES {tap.unit_bytes}")
+    out.line()
     if program.taps:
-        out.line(f"#define CLIO_LARGEST_UNIT_BYTES {max(tap.unit_bytes for tap in program.taps)}")
-        out.lines(
-            """
+        _tap_declarations(out, program)
+    else:
+        out.comment("Outputs stay until the next run or write to an input.")
+    out.lines(
+        """
+#ifdef CLIO_OP_HOOK
+/* Yours, with -DCLIO_OP_HOOK: called before and after every operator, for timing and for comparing with the reference. */
+void clio_op_begin(uint32_t op);
+void clio_op_end(uint32_t op, const int8_t *output, uint32_t bytes);
+
+/* Overwrites the arena, inputs and all, so that no test passes by what an earlier run has left. */
+void clio_forget(void);
+#endif
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif"""
+    )
+    return out.text()
+
+
+def _tap_declarations(out: Emitter, program: Program) -> None:
+    tensors = program.tensors
+    for index, tap in enumerate(program.taps):
+        scale = describe_scale(tensors[tap.tensor].scale)
+        out.comment(
+            f"tap {index}, partition point {tap.partition}: {tap.units} units of {tap.unit_bytes} bytes, {scale}"
+        )
+        out.line(f"#define CLIO_TAP{index}_UNITS {tap.units}")
+        out.line(f"#define CLIO_TAP{index}_UNIT_BYTES {tap.unit_bytes}")
+    out.line(f"#define CLIO_LARGEST_UNIT_BYTES {max(tap.unit_bytes for tap in program.taps)}")
+    lasting = [index for index, name in enumerate(program.outputs) if name in program.lasting]
+    kept = f"output{'s' if len(lasting) > 1 else ''} {', '.join(map(str, lasting))}"
+    out.lines(
+        f"""
+/* Runs only what partition point `tap` needs. clio_run_to(CLIO_TAPS) is clio_run(); nothing happens beyond. */
+void clio_run_to(uint32_t tap);
+
+/* What can be read, until the next run or write to an input:
+ *   after clio_run_to(tap)   output `tap` and the units of `tap`, which are made of it;
+ *   after clio_run()         {kept}, and its units if it is a tap's.
+ * Everything else has been overwritten. */
+
 /* Units of partition point `tap`, and bytes of each. 0 beyond the last. */
 uint32_t clio_units(uint32_t tap);
 uint32_t clio_unit_bytes(uint32_t tap);
@@ -207,18 +268,7 @@ uint32_t clio_unit_bytes(uint32_t tap);
  * Does nothing beyond the last. */
 void clio_unit(uint32_t tap, uint32_t unit, int8_t *to);
 """
-        )
-    out.lines(
-        """
-#ifdef CLIO_OP_HOOK
-/* Yours, with -DCLIO_OP_HOOK: called before and after every operator, for timing and for comparing with the reference. */
-void clio_op_begin(uint32_t op);
-void clio_op_end(uint32_t op, const int8_t *output, uint32_t bytes);
-#endif
-
-#endif"""
     )
-    return out.text()
 
 
 def _model(program: Program, arena: Arena, code: Code, front_matter: str) -> str:
@@ -246,15 +296,61 @@ def _model(program: Program, arena: Arena, code: Code, front_matter: str) -> str
     )
     out.line("static int8_t clio_arena[CLIO_ARENA_BYTES] CLIO_ALIGNED CLIO_ARENA_ATTRIBUTE;")
     out.line()
-    with out.block("void clio_run(void) {"):
-        for index, op in enumerate(program.operators):
-            _call(out, index, op, arena, code)
+    _runs(out, program, arena, code)
+    out.lines(
+        """
+#ifdef CLIO_OP_HOOK
+void clio_forget(void) {
+    uint32_t i;
+    for (i = 0; i < CLIO_ARENA_BYTES; i++) {
+        clio_arena[i] = -91;
+    }
+}
+#endif"""
+    )
     outputs = [tensors[name] for name in program.outputs]
     _accessors(out, "input", "int8_t *", program.inputs, arena)
     _accessors(out, "output", "const int8_t *", outputs, arena)
     if program.taps:
         _unit(out, program, arena)
     return out.text()
+
+
+def _runs(out: Emitter, program: Program, arena: Arena, code: Code) -> None:
+    """Print ``clio_run`` and ``clio_run_to``: what every run needs as it is, the rest in blocks for some runs only."""
+    needed = _needed_by(program)
+    everything = len(program.taps)
+    for_all = (1 << (everything + 1)) - 1
+    by_taps = any(runs != for_all for runs in needed)
+    with out.block("void clio_run_to(uint32_t tap) {" if by_taps else "void clio_run(void) {"):
+        if by_taps:
+            out.line("/* The bit of this run in the masks below, which say what runs need a block. */")
+            out.line("const uint32_t run = tap <= CLIO_TAPS ? 1u << tap : 0u;")
+            out.lines("if (run == 0u) {\n    return;\n}")
+        for runs, group in groupby(enumerate(program.operators), key=lambda pair: needed[pair[0]]):
+            with nullcontext() if runs == for_all else out.block(f"if ((run & 0x{runs:x}u) != 0u) {{"):
+                if runs != for_all:
+                    names = [tap.partition for index, tap in enumerate(program.taps) if runs >> index & 1]
+                    out.comment(" and ".join(filter(None, [", ".join(names), "clio_run"])))
+                for index, op in group:
+                    _call(out, index, op, arena, code)
+    if by_taps:
+        out.line()
+        with out.block("void clio_run(void) {"):
+            out.line("clio_run_to(CLIO_TAPS);")
+    elif program.taps:
+        out.line()
+        with out.block("void clio_run_to(uint32_t tap) {"), out.block("if (tap <= CLIO_TAPS) {"):
+            out.line("clio_run();")
+
+
+def _needed_by(program: Program) -> list[int]:
+    """Return, for every operator, the runs that need it: bit t for tap t, and a bit more for everything."""
+    needed = [1 << len(program.taps)] * len(program.operators)
+    for index, tap in enumerate(program.taps):
+        for op in program.operators_to(tap.tensor):
+            needed[op] |= 1 << index
+    return needed
 
 
 def _call(out: Emitter, index: int, op: Operator, arena: Arena, code: Code) -> None:
@@ -296,15 +392,20 @@ def _unit(out: Emitter, program: Program, arena: Arena) -> None:
             out.line("default: return 0;")
     out.line()
     with out.block("void clio_unit(uint32_t tap, uint32_t unit, int8_t *to) {"):
-        out.line("const uint32_t units = clio_units(tap), bytes = clio_unit_bytes(tap);")
+        out.line("const uint32_t bytes = clio_unit_bytes(tap);")
         out.line("const int8_t *from;")
-        out.line("uint32_t i;")
+        out.line("uint32_t channels, i;")
+        out.lines("if (unit >= clio_units(tap)) {\n    return;\n}")
         with out.block("switch (tap) {"):
             for index, tap in enumerate(program.taps):
-                out.line(f"case {index}: from = clio_arena + {arena.offsets[tap.tensor]}; break;")
+                channel = f"{_order_table(index)}[unit]" if tap.order else "unit"
+                place, channels = arena.offsets[tap.tensor], program.tensors[tap.tensor].shape[-1]
+                out.line(
+                    f"case {index}: from = clio_arena + {place} + {channel}; channels = {channels}; break;"
+                )
             out.line("default: return;")
-        with out.block("for (i = 0; i < bytes && unit < units; i++) {"):
-            out.line("to[i] = from[i * units + unit];")
+        with out.block("for (i = 0; i < bytes; i++) {"):
+            out.line("to[i] = from[i * channels];")
 
 
 def expected_hashes(program: Program, inputs: Sequence[Int8Array]) -> npt.NDArray[np.uint32]:

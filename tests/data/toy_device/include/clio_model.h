@@ -22,6 +22,7 @@ uint32_t clio_output_bytes(uint32_t index);
 #ifdef CLIO_OP_HOOK
 void clio_op_begin(uint32_t op);
 void clio_op_end(uint32_t op, const int8_t *output, uint32_t bytes);
+void clio_forget(void);
 #endif
 
 #endif

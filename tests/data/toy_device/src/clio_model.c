@@ -23,6 +23,15 @@ uint32_t clio_output_bytes(uint32_t index) {
     return 8;
 }
 
+#ifdef CLIO_OP_HOOK
+void clio_forget(void) {
+    uint32_t i;
+    for (i = 0; i < CLIO_ARENA_BYTES; i++) {
+        clio_arena[i] = -91;
+    }
+}
+#endif
+
 void clio_run(void) {
 #ifdef CLIO_OP_HOOK
     clio_op_begin(0);
