@@ -203,6 +203,56 @@ def profile_command(
         print(f"source: {source}")
 
 
+@app.command("evaluate", short_help="Measure accuracy per cut and number of units.")
+def evaluate_command(
+    data: Annotated[
+        Path,
+        typer.Option(help="Inputs with labels: .npz with x and y; without y, agreement.", show_default=False),
+    ],
+    out: OutFolder = OUT,
+    image_scale: Annotated[
+        float, typer.Option(help="Pixels 0..255 were or are divided by this.", callback=_positive)
+    ] = 1.0,
+    samples: Annotated[
+        int | None, typer.Option(help="Most inputs to use.", min=1, show_default="all")
+    ] = None,
+    partition: Annotated[
+        str | None, typer.Option(help="Points to evaluate, by commas.", show_default="all")
+    ] = None,
+    baselines: Annotated[bool, typer.Option(help="Also evaluate raw input, JPEG and fewer bits.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Measure accuracy per cut and number of units, and write accuracy.csv.
+
+    The device's half as every board computes it, bit for bit, then the cloud's graph; without labels, how far the
+    answers agree with the original model.
+    """
+    from clio_cc.evaluate import evaluate
+
+    names = [name.strip() for name in partition.split(",")] if partition is not None else []
+    with _progress(quiet=as_json) as progress:
+        found = evaluate(
+            out,
+            data,
+            image_scale=image_scale,
+            samples=samples,
+            partitions=names,
+            baselines=baselines,
+            progress=progress,
+        )
+    if as_json:
+        _print_json(found.to_json())
+        return
+    heads = ("partition", "slices", "bytes", found.metric)
+    print(f"original model: {found.metric} {found.original:.4f} on {found.samples:,} samples")
+    for title, rows in (("Partition points", found.rows), ("Compared with", found.baselines)):
+        if rows:
+            table = [(row.partition, row.slices, row.bytes, f"{row.value:.4f}") for row in rows]
+            _print_table(title, heads, table)
+    for note in found.notes:
+        print(f"note: {note}")
+
+
 @app.command("plan", short_help="Plan which cut to use at which bandwidth.")
 def plan_command(
     bandwidth: Annotated[
