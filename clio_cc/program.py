@@ -85,9 +85,9 @@ class Program:
         """Outputs that are still there after a run through everything: the graph's own, or else the last tap's."""
         return self.outputs[len(self.taps) :] or self.outputs[-1:]
 
-    def operators_to(self, *outputs: str) -> tuple[int, ...]:
-        """Return the indices of the operators that some outputs need, in order of execution."""
-        wanted, found = set(outputs), []
+    def operators_to(self, tap: int) -> tuple[int, ...]:
+        """Return the indices of the operators that tap number `tap` needs, in order of execution."""
+        wanted, found = {self.taps[tap].tensor}, []
         for index, op in reversed(list(enumerate(self.operators))):
             if op.output.name in wanted:
                 wanted |= {tensor.name for tensor in op.inputs}
@@ -96,7 +96,7 @@ class Program:
 
     def macs_to(self, tap: int) -> int:
         """Return the multiply-accumulates of a run to tap number `tap`."""
-        return sum(self.operators[index].macs for index in self.operators_to(self.taps[tap].tensor))
+        return sum(self.operators[index].macs for index in self.operators_to(tap))
 
     def describe(self) -> str:
         """Return one line per operator: name, kind, shapes and Q-formats."""

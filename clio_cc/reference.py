@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from clio_cc.operators.base import Operator
-from clio_cc.program import Program
+from clio_cc.program import Program, Tap
 from clio_cc.qformat import Int8Array
 
 
@@ -22,15 +22,10 @@ def run(program: Program, inputs: Sequence[Int8Array]) -> list[Int8Array]:
     return [found[name] for name in program.outputs]
 
 
-def units_of(program: Program, tap: int, outputs: Sequence[Int8Array]) -> Int8Array:
-    """Return what tap number `tap` sends, as the cloud takes it: ``[batch, units, *rest]``, one unit after the other.
-
-    Args:
-        outputs: What :func:`run` returned.
-    """
-    units = np.moveaxis(outputs[tap], -1, 1)
-    order = program.taps[tap].order
-    return np.ascontiguousarray(units[:, list(order)] if order else units)
+def units_of(tap: Tap, value: Int8Array) -> Int8Array:
+    """Return a tap's tensor (``[batch, *shape]``) as the cloud takes it: ``[batch, units, *rest]``, unit by unit."""
+    units = np.moveaxis(value, -1, 1)
+    return np.ascontiguousarray(units[:, list(tap.order)] if tap.order else units)
 
 
 def walk(program: Program, inputs: Sequence[Int8Array]) -> Iterator[tuple[Operator, Int8Array]]:

@@ -263,7 +263,7 @@ def test_several_taps_with_an_encoder_and_an_order(mode: Mode) -> None:
     ran = reference.run(program, result.quantize_inputs({"x": x}))
     for number, right in enumerate(wanted):
         tap = program.taps[number]
-        got = reference.units_of(program, number, ran) * program.tensors[tap.tensor].scale
+        got = reference.units_of(tap, ran[number]) * program.tensors[tap.tensor].scale
         right = np.moveaxis(right, -1, 1)
         assert got.shape == right.shape
         assert np.square(got - right).mean() < 0.004 * np.square(right).mean()

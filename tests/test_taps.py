@@ -170,8 +170,8 @@ def test_a_run_to_a_tap_runs_what_it_needs(local: bool, tmp_path: Path, tool: To
     program = tapped(random_chain(21, 6), 3, local)
     assert any(op.kind == "Encode" for op in program.operators)
     *runs, same = run_main(program, tmp_path, tool)
-    for tap, ran in zip(program.taps, runs, strict=False):
-        needed = program.operators_to(tap.tensor)
+    for number, (tap, ran) in enumerate(zip(program.taps, runs, strict=False)):
+        needed = program.operators_to(number)
         assert [i for i, count in enumerate(ran) if count == "1"] == list(needed)
         others = [each for each in program.taps if each is not tap]
         encoders = [i for i in needed if program.operators[i].kind == "Encode"]
@@ -189,7 +189,7 @@ def test_one_tap_needs_no_conditions(tmp_path: Path) -> None:
         program,
         outputs=(last.tensor,),
         taps=(last,),
-        operators=tuple(program.operators[i] for i in program.operators_to(last.tensor)),
+        operators=tuple(program.operators[i] for i in program.operators_to(len(program.taps) - 1)),
     )
     text = device_sources(single, plan_arena(single), "Test.")["src/clio_model.c"]
     assert "if (tap <= CLIO_TAPS) {\n        clio_run();\n    }" in text
@@ -267,7 +267,8 @@ def test_the_header_is_cpp_too(tmp_path: Path, tool: Tool) -> None:
 def test_macs_to_a_tap() -> None:
     program = tapped(random_chain(21, 6), 3, local=True)
     for number, tap in enumerate(program.taps):
-        needed = [program.operators[i] for i in program.operators_to(tap.tensor)]
+        needed = [program.operators[i] for i in program.operators_to(number)]
+        assert needed[-1].output.name == tap.tensor
         assert program.macs_to(number) == sum(op.macs for op in needed) < program.macs
 
 
@@ -275,7 +276,7 @@ def test_units_are_unit_major() -> None:
     program = tapped(random_chain(21, 6), 3, local=True)
     outputs = reference.run(program, execution.random_inputs(program, 2))
     for number, tap in enumerate(program.taps):
-        units = reference.units_of(program, number, outputs)
+        units = reference.units_of(tap, outputs[number])
         rest = program.tensors[tap.tensor].shape[:-1]
         assert units.shape == (2, tap.units, *rest)
         for unit, channel in enumerate(tap.order or range(tap.units)):

@@ -347,9 +347,9 @@ def _runs(out: Emitter, program: Program, arena: Arena, code: Code) -> None:
 def _needed_by(program: Program) -> list[int]:
     """Return, for every operator, the runs that need it: bit t for tap t, and a bit more for everything."""
     needed = [1 << len(program.taps)] * len(program.operators)
-    for index, tap in enumerate(program.taps):
-        for op in program.operators_to(tap.tensor):
-            needed[op] |= 1 << index
+    for tap in range(len(program.taps)):
+        for op in program.operators_to(tap):
+            needed[op] |= 1 << tap
     return needed
 
 
@@ -420,8 +420,8 @@ def unit_hashes(program: Program, outputs: Sequence[Int8Array]) -> tuple[tuple[i
     Args:
         outputs: What :func:`clio_cc.reference.run` returned.
     """
-    taps = range(len(program.taps))
-    columns = [_hashes(reference.units_of(program, tap, outputs)).tolist() for tap in taps]
+    sent = [reference.units_of(tap, value) for tap, value in zip(program.taps, outputs, strict=False)]
+    columns = [_hashes(units).tolist() for units in sent]
     return tuple(zip(*columns, strict=True))
 
 
