@@ -62,6 +62,11 @@ def test_the_header_is_the_same_for_every_image(shape: tuple[int, ...]) -> None:
         scans = [scan_bytes(file) for file in files]
         heads = {file[: len(file) - size - 2] for file, size in zip(files, scans, strict=True)}
         assert len(heads) == 1 and len(set(scans)) > 1
+        for file, size in zip(files, scans, strict=True):
+            header = (
+                12 if len(shape) == 3 else 8
+            )  # of the scan, with 2 bytes of marker before it and behind it all
+            assert size == len(file) - (file.index(b"\xff\xda") + 2 + header) - 2
 
 
 def test_jpeg_rows() -> None:
