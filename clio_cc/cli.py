@@ -18,6 +18,8 @@ from clio_cc.errors import ClioError
 if TYPE_CHECKING:
     from clio_cc.compiler import Compiled, Progress
     from clio_cc.passes.runner import Hook
+    from clio_cc.plan import Choice, Plan, PlanRange, Winner
+    from clio_cc.profile import ProfileRow
 
 app = typer.Typer(
     name="clio-cc",
@@ -44,6 +46,13 @@ def _positive(value: float) -> float:
     return value
 
 
+def _positive_if_given(value: float | None) -> float | None:
+    return None if value is None else _positive(value)
+
+
+InsideBlocks = Annotated[
+    bool, typer.Option("--partition-inside-blocks", help="Allow partition points inside blocks.")
+]
 ImageScale = Annotated[float, typer.Option(help="Divide pixels of images by this.", callback=_positive)]
 
 
@@ -76,8 +85,22 @@ def compile_command(
     image_scale: ImageScale = 1.0,
     samples: Annotated[int, typer.Option(help="Most calibration inputs to use.", min=1)] = 512,
     partition: Annotated[
-        str, typer.Option(help="auto, local (all on the device), or a partition point.")
+        str, typer.Option(help="auto, or partition points joined by commas; local: all on the device.")
     ] = "auto",
+    inside_blocks: InsideBlocks = False,
+    slices: Annotated[
+        str, typer.Option(help="auto, or unit counts that may be sent, e.g. 1,2,4,8.")
+    ] = "auto",
+    units: Annotated[
+        str, typer.Option(help="Units: rotation or selection of channels, or auto for the better.")
+    ] = "auto",
+    bandwidth: Annotated[
+        str, typer.Option(help="Range that auto partition points shall cover, in bits per second.")
+    ] = "50k:2M",
+    deadline: Annotated[str, typer.Option(help="Time from input to result, for the same.")] = "300ms",
+    link: Annotated[
+        str | None, typer.Option(help="Radio or link file, for the same.", show_default=False)
+    ] = None,
     requant: Annotated[
         str, typer.Option(help="shift, or mulshift for models that shifts cannot carry.")
     ] = "shift",
@@ -91,13 +114,27 @@ def compile_command(
     """Compile a model: the device's half to C, the cloud's half to ONNX."""
     from clio_cc import compiler
     from clio_cc.project import check_output_folder
+    from clio_cc.radios import find_link
+    from clio_cc.units import parse_bandwidth_range, parse_time_us
 
     check_output_folder(out)  # before the work, not after
-    if requant not in compiler.REQUANTIZATIONS:
-        raise ClioError(
-            f"unknown requantization '{requant}'", hint=f"choose {' or '.join(compiler.REQUANTIZATIONS)}"
-        )
-    options = compiler.Options(model, target, calibration, image_scale, samples, partition, requant)
+    _check_choice("requantization", requant, compiler.REQUANTIZATIONS)
+    _check_choice("kind of units", units, compiler.UNIT_METHODS)
+    options = compiler.Options(
+        model,
+        target,
+        calibration,
+        image_scale,
+        samples,
+        partition,
+        inside_blocks,
+        slices,
+        units,
+        requant,
+        parse_bandwidth_range(bandwidth),
+        parse_time_us(deadline),
+        None if link is None else find_link(link),
+    )
     with (
         _passes_hook(time_passes, print_after or [], dump, sys.stderr if as_json else sys.stdout) as hook,
         _progress(quiet=as_json) as progress,
@@ -157,7 +194,7 @@ def targets_command(as_json: Json = False) -> None:
     """List the boards, with the source of each figure."""
     from clio_cc.targets import TARGETS
 
-    figures = ("clock_hz", "ram_bytes", "flash_bytes", "power_mw", "macs_per_s")
+    figures = ("clock_hz", "ram_bytes", "flash_bytes", "power_mw", "macs_per_s", "cycles_per_instruction")
     if as_json:
         found = [
             {
@@ -181,26 +218,60 @@ def targets_command(as_json: Json = False) -> None:
         )
 
 
-@app.command("profile", short_help="Measure the cloud side and write profile.csv.")
+@app.command("profile", short_help="Time every layer on both sides and write profile.csv.")
 def profile_command(
-    out: OutFolder = OUT,
+    out: Annotated[
+        Path,
+        typer.Argument(help="Folder that compile wrote, or an ONNX file with --target.", metavar="out|model"),
+    ] = OUT,
+    target: Annotated[str | None, typer.Option(help="Board, for an ONNX file.", show_default=False)] = None,
+    device: Annotated[
+        str, typer.Option(help="Device times: emulated (counted instructions), model (MACs), or auto.")
+    ] = "auto",
+    board_table: Annotated[
+        Path | None,
+        typer.Option(
+            "--import", help="Device times from a board: layer,device_us or layer,cycles.", show_default=False
+        ),
+    ] = None,
+    clock: Annotated[
+        str | None, typer.Option(help="The board's clock in hertz, e.g. 216M.", show_default="the target's")
+    ] = None,
+    cpi: Annotated[
+        float | None,
+        typer.Option(
+            help="Cycles per instruction.", show_default="the target's", callback=_positive_if_given
+        ),
+    ] = None,
+    cloud_table: Annotated[
+        Path | None,
+        typer.Option(
+            "--import-cloud", help="Cloud times instead of measuring: layer,cloud_us.", show_default=False
+        ),
+    ] = None,
     repeats: Annotated[int, typer.Option(help="Runs on the cloud side to take the median of.", min=1)] = 20,
     as_json: Json = False,
 ) -> None:
-    """Measure the cloud side of every layer on this machine and write profile.csv."""
-    from clio_cc import results
+    """Time every layer on both sides and write profile.csv.
 
-    rows = results.measure_profile(out, repeats)
+    The cloud's side is measured on this machine. The device's comes from a table of a real board, from instructions counted
+    on the emulated board, or from a model, in this order of trust; times that were imported or edited by hand stay.
+    For an ONNX file the device's side is modelled and nothing is written.
+    """
+    from clio_cc import results
+    from clio_cc.profiling import Request
+    from clio_cc.units import parse_frequency_hz
+
+    clock_hz = None if clock is None else parse_frequency_hz(clock)
+    request = Request(device, board_table, clock_hz, cpi, cloud_table, repeats)
+    with _progress(quiet=as_json) as progress:
+        found = results.run_profile(out, target, request, progress)
+    for warning in found.warnings:
+        _warn(warning)
     if as_json:
-        _print_json([row.to_json() for row in rows])
-        return
-    table = [
-        (r.layer, r.op, r.macs, "" if r.device_us is None else f"{r.device_us:,.1f}", f"{r.cloud_us:,.1f}")
-        for r in rows
-    ]
-    _print_table("Profile", ("layer", "operator", "MACs", "device us", "cloud us"), table)
-    for source in dict.fromkeys([r.device_source for r in rows] + [r.cloud_source for r in rows]):
-        print(f"source: {source}")
+        _print_json([row.to_json() for row in found.rows])
+    else:
+        _print_profile(found.rows)
 
 
 @app.command("evaluate", short_help="Measure accuracy per cut and number of units.")
@@ -253,6 +324,32 @@ def evaluate_command(
         print(f"note: {note}")
 
 
+@app.command("links", short_help="List the radios.")
+def links_command(as_json: Json = False) -> None:
+    """List the radios, with the source of each figure; what --json prints of one is also what --link FILE reads."""
+    from clio_cc.link_file import to_json
+    from clio_cc.radios import LINKS
+
+    if as_json:
+        _print_json([to_json(link) for link in LINKS])
+        return
+    rows = [
+        (
+            link.name,
+            _bps(link.ceiling_bps),
+            link.title,
+            *(
+                "" if f is None else f"{f.value:g}"
+                for f in (link.sending_mw, link.energy_nj_per_byte, link.idle_uw)
+            ),
+        )
+        for link in LINKS
+    ]
+    _print_table("Links", ("name", "at most", "", "sending mW", "nJ per byte", "idle uW"), rows)
+    for link in LINKS:
+        print(f"{link.name}: {link.source()}")
+
+
 @app.command("plan", short_help="Plan which cut to use at which bandwidth.")
 def plan_command(
     bandwidth: Annotated[
@@ -260,58 +357,33 @@ def plan_command(
     ] = None,
     out: OutFolder = OUT,
     deadline: Annotated[
-        str | None, typer.Option(help="Time from input to result; 300ms if not given.")
+        str | None,
+        typer.Option(help="Time from input to result; 300ms if neither this nor --energy is given."),
     ] = None,
-    link: Annotated[str | None, typer.Option(help="Radio, for its energy.", show_default=False)] = None,
+    energy: Annotated[
+        str | None, typer.Option(help="Energy of device and radio per input, e.g. 5mJ; needs --link.")
+    ] = None,
+    link: Annotated[
+        str | None,
+        typer.Option(help="Radio: see `clio-cc links`, or a .json or .toml file.", show_default=False),
+    ] = None,
+    hysteresis: Annotated[
+        str, typer.Option(help="Switch up when the bandwidth exceeds a boundary by this share.")
+    ] = "10%",
     as_json: Json = False,
 ) -> None:
     """Plan which cut to use at which bandwidth, and write plan.json."""
     from clio_cc import results
     from clio_cc.plan import check_reachable
 
-    made = results.make_plan(out, bandwidth, deadline or "300ms", link)
-    if deadline is not None:
+    made = results.make_plan(out, bandwidth, deadline, energy, link, hysteresis)
+    if deadline is not None or energy is not None:
         check_reachable(made)
     results.write_plan(out, made)
     if as_json:
         _print_json(made.to_json())
-        return
-    ranges = [
-        (
-            _bps(r.from_bps),
-            _bps(r.to_bps),
-            r.partition,
-            r.slices,
-            _ms(r.latency_us),
-            _or_unknown(r.energy_uj),
-            _or_unknown(r.accuracy),
-        )
-        for r in made.ranges
-    ]
-    heads = ("from", "to", "partition", "slices", "latency", "energy uJ", "accuracy")
-    _print_table(f"Plan for {deadline or '300ms'}", heads, ranges)
-    for low, high in made.holes:
-        print(f"hole: nothing meets the deadline from {_bps(low)} to {_bps(high)}")
-    fixed = [
-        (
-            s.strategy,
-            s.partition,
-            s.bytes,
-            "never" if s.from_bps is None else _bps(s.from_bps),
-            _ms(s.latency_us),
-            _ms(s.shortest_us),
-        )
-        for s in made.strategies
-    ]
-    names = (
-        "strategy",
-        "partition",
-        "bytes",
-        "meets it from",
-        f"at {_bps(made.bandwidth[0])}",
-        f"at {_bps(made.bandwidth[1])}",
-    )
-    _print_table("Fixed strategies", names, fixed)
+    else:
+        _print_plan(made)
 
 
 @app.command("verify", short_help="Check every operator bit for bit, and what was stated.")
@@ -342,14 +414,17 @@ def verify_command(
 # --- printing -----------------------------------------------------------------------------------------------------
 
 
+def _check_choice(what: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise ClioError(f"unknown {what} '{value}'", hint=f"choose {' or '.join(choices)}")
+
+
 def _print_compiled(result: Compiled, out: Path) -> None:
     layers = [(each.name, each.kind, each.format, f"{each.sqnr_db:.1f}") for each in result.quantized.layers]
     _print_table("Quantization", ("operator", "kind", "output format", "SQNR dB"), layers)
     device = result.manifest["device"]
     unknown = "not stated"
     rows = [
-        ("partition", result.point.name if result.point is not None else "local"),
-        ("bytes sent", f"{result.point.bytes:,}" if result.point is not None else "0"),
         ("device MACs", f"{device['macs']:,}"),
         ("RAM", unknown if device["ram_bytes"] is None else f"{device['ram_bytes']:,} B"),
         ("  arena", f"{device['arena_bytes']:,} B"),
@@ -357,8 +432,101 @@ def _print_compiled(result: Compiled, out: Path) -> None:
         ("flash", unknown if device["flash_bytes"] is None else f"{device['flash_bytes']:,} B"),
         ("  tables", f"{device['table_bytes']:,} B"),
     ]
+    points = [
+        (
+            entry["name"],
+            entry["encoder"]["method"],
+            f"{entry['units']} x {entry['unit_bytes']:,} B",
+            ",".join(map(str, entry["slices"])),
+            entry["macs"],
+            entry["encoder"]["macs"],
+        )
+        for entry in result.manifest["partitions"]
+    ]
+    if points:
+        heads = (
+            "partition point",
+            "units by",
+            "units",
+            "counts that may be sent",
+            "device MACs",
+            "of the encoder",
+        )
+        _print_table("Units", heads, points)
     _print_table(f"{result.options.model.name} for {result.target.title}", ("", ""), rows)
     print(f"wrote {out}/ ({len(result.files.files)} files)")
+
+
+def _print_profile(rows: Sequence[ProfileRow]) -> None:
+    from clio_cc.profile import short_source
+
+    table = [
+        (
+            row.layer,
+            row.op,
+            row.macs,
+            "" if row.device_us is None else f"{row.device_us:,.1f}",
+            short_source(row.device_source),
+            f"{row.cloud_us:,.1f}",
+            short_source(row.cloud_source),
+        )
+        for row in rows
+    ]
+    _print_table("Profile", ("layer", "operator", "MACs", "device us", "from", "cloud us", "from"), table)
+    device, cloud = ([getattr(row, f"{side}_source") for row in rows] for side in ("device", "cloud"))
+    for side, sources in (("device", device), ("cloud", cloud)):
+        for source in dict.fromkeys(sources):
+            if ": " in source:
+                print(f"{side}: {source}")
+    if any(short_source(source) == "fused" for source in device):
+        print(
+            "device: fused: computed together with a layer before it; --json and profile.csv say with which"
+        )
+
+
+def _print_plan(made: Plan) -> None:
+    from clio_cc.units import format_uj, format_us
+
+    goals = [
+        format_us(made.deadline_us) if made.deadline_us is not None else "",
+        format_uj(made.budget_uj) if made.budget_uj is not None else "",
+    ]
+    figures = ("partition", "slices", "bytes", "latency", "energy uJ", "accuracy")
+    rows = [(_bps(r.from_bps), _bps(r.to_bps), *_figures(r)) for r in made.ranges]
+    _print_table(f"Plan for {' and '.join(filter(None, goals))}", ("from", "to", *figures), rows)
+    for low, high in made.holes:
+        print(f"hole: nothing meets it from {_bps(low)} to {_bps(high)}")
+    if made.unreachable is not None:
+        low, high = made.unreachable
+        print(f"not planned: link '{made.link}' does not reach {_bps(low)} to {_bps(high)}")
+    if made.cover:
+        print(f"fewest partition points: {', '.join(made.cover)}")
+    reasons = [
+        (_bps(r.from_bps), f"{r.partition} {r.slices}", n.kind, f"{n.partition} {n.slices}", n.reason)
+        for r in made.ranges
+        for n in r.why
+    ]
+    if reasons:
+        _print_table("Why not another", ("from", "chosen", "", "instead of", "which"), reasons)
+    low, high = made.bandwidth
+    table = [
+        (
+            s.strategy,
+            "nowhere" if s.from_bps is None else _bps(s.from_bps),
+            *_figures(s.at_low)[:4],
+            *_figures(s.at_high),
+        )
+        for s in made.strategies
+    ]
+    heads = ("strategy", "meets it from", f"at {_bps(low)}", *figures[1:4], f"at {_bps(high)}", *figures[1:])
+    _print_table("Strategies", heads, table)
+    wins = [(_bps(w.from_bps), _bps(w.to_bps), w.strategy, *_figures(w)) for w in made.winners]
+    _print_table("Which wins", ("from", "to", "strategy", *figures), wins)
+
+
+def _figures(it: Choice | PlanRange | Winner) -> tuple[str | int, ...]:
+    energy, accuracy = _or_unknown(it.energy_uj), _or_unknown(it.accuracy)
+    return it.partition, it.slices, it.bytes, _ms(it.latency_us), energy, accuracy
 
 
 def _print_table(title: str, heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -1,36 +1,34 @@
-"""The cloud half: what comes after a cut as one ONNX graph, in a Triton model repository.
+"""The cloud half: what comes after a cut as one ONNX graph with a head per slice count, in a Triton model repository.
 
-The graph takes int8 units as the device sends them, unit-major (channels first), and dequantizes them itself,
-so onnxruntime and Triton run it as it is.
+The graph takes int8 units as the device sends them, unit-major (channels first), and how many of them arrived:
+
+    units, received ── dequantize ── windows ── MatMul(weights of the count) ── the float network from the cut on
+
+Weights are looked up per sample, so one batch may hold answers to different counts, as dynamic batching makes them;
+all that follows the head is there once. onnxruntime and Triton run it as it is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import onnx_ir as ir
-from numpy.typing import ArrayLike, DTypeLike
 
-from clio_cc import graph
+from clio_cc import batch, graph
 from clio_cc.errors import ClioError
+from clio_cc.heads import Heads
 from clio_cc.partition import PartitionPoint
+from clio_cc.quantization.functions import clamp_bounds
 
-UNITS = "units"
-"""Name of the cloud graph's input."""
+UNITS, RECEIVED = "units", "received"
+"""Names of the cloud graph's inputs."""
 MAX_BATCH = 64
 """Largest batch that Triton may put together."""
 
-# Operators that treat each sample of a batch on its own, whatever their attributes (as long as shapes match).
-_PER_SAMPLE = graph.UNARY_ELEMENTWISE | frozenset(
-    (
-        "Conv ConvTranspose Gemm MaxPool AveragePool GlobalAveragePool GlobalMaxPool LRN BatchNormalization "
-        "InstanceNormalization GroupNormalization DepthToSpace SpaceToDepth DequantizeLinear QuantizeLinear"
-    ).split()
-)
-_WITH_AXIS = {"Concat": 0, "Softmax": -1, "LogSoftmax": -1, "LayerNormalization": -1, "Split": 0}
-_REDUCTIONS = frozenset("ReduceMean ReduceMax ReduceMin ReduceSum ReduceProd ReduceL1 ReduceL2".split())
 _TRITON_TYPES: dict[int, str] = {
     onnx.TensorProto.FLOAT: "TYPE_FP32",
     onnx.TensorProto.FLOAT16: "TYPE_FP16",
@@ -43,49 +41,62 @@ _TRITON_TYPES: dict[int, str] = {
 }
 
 
-def cloud_model(
-    model: ir.Model, point: PartitionPoint, scale: ArrayLike = 1.0, dtype: DTypeLike = np.int8
-) -> onnx.ModelProto:
-    """The rest of the network after a cut.
+def tail_model(model: ir.Model, point: PartitionPoint) -> onnx.ModelProto:
+    """The rest of the float network after a cut, nothing quantized.
 
     Args:
         model: The whole float graph after the passes; it is not changed.
         point: The cut.
-        scale: What one step of int8 is worth: a number, or one per unit (shape ``(units,)``); zero point 0.
-        dtype: int8, or float32 for units that come unquantized (`scale` is then not used).
 
     Returns:
-        A graph with the input ``units`` of shape ``(N, *point.shape[1:])`` (unit-major: NCHW, or NC) and the
-        outputs of `model` under their names. N is free where every operator treats each sample on its own,
-        else 1.
+        A graph with the input ``units``, float32 of shape ``(N, *point.shape[1:])``, and the outputs of `model` under
+        their names. N is free where every operator treats each sample on its own, else 1.
 
     Raises:
-        ClioError: An output is called ``units``, or the scale does not fit the units.
+        ClioError: An output is called ``units``.
     """
-    tail = graph.extract(model, [point.tensor], [output.name or "" for output in model.graph.outputs])
-    _rename_input(tail.graph, np.dtype(dtype) == np.int8)
-    if np.dtype(dtype) == np.int8:
-        _dequantize(tail.graph, point, np.asarray(scale, np.float32))
-    proto = any_batch(tail)
-    proto.graph.name = "cloud"
-    proto.producer_name = "clio-cc"
-    onnx.checker.check_model(proto, full_check=True)
-    return proto
+    tail = _tail(model, point)
+    _make_room(tail.graph, [UNITS])
+    tail.graph.inputs[0].name = UNITS
+    return _finished(batch.any_batch(tail))
 
 
-def any_batch(model: ir.Model) -> onnx.ModelProto:
-    """The model as protobuf for N samples at once, or for 1 if some operator does not treat each on its own.
+def cloud_model(model: ir.Model, point: PartitionPoint, scale: float, heads: Heads) -> onnx.ModelProto:
+    """The cloud's half: heads that restore the cut's tensor from the units received, and the network after it.
 
     Args:
-        model: Made for a batch of 1; its Reshapes are changed.
+        model: The whole float graph after the passes; it is not changed.
+        point: The cut.
+        scale: What one step of a unit is worth; zero point 0.
+        heads: Weights per count of units.
+
+    Returns:
+        A graph with the inputs ``units``, int8 of shape ``(N, units, *point.shape[2:])``, and ``received``, int64 of
+        shape ``(N,)``, and the outputs of `model` under their names. A count between two that have heads counts as the
+        lower; units beyond it do not matter. N is free where every operator treats each sample on its own, else 1.
+
+    Raises:
+        ClioError: An output is called like one of the inputs.
     """
-    batched = _free_batch(model.graph)
-    proto = graph.to_proto(model)
-    del proto.graph.value_info[:]  # they say batch 1
-    if batched:
-        for value in (*proto.graph.input, *proto.graph.output):
-            value.type.tensor_type.shape.dim[0].dim_param = "N"
-    return proto
+    tail = _tail(model, point)
+    owner = tail.graph
+    _make_room(owner, [UNITS, RECEIVED])
+    batched = batch.free_batch(owner)
+    restored = owner.inputs[0]
+    count = heads.weight.shape[2] // heads.window**2
+    first = None if batched else 1
+    units = _input(UNITS, [first, count, *point.shape[2:]], ir.DataType.INT8)
+    received = _input(RECEIVED, [first], ir.DataType.INT64)
+    owner.inputs[:] = [units, received]
+    before = owner[0]
+    maker = _Maker(owner, before)
+    value = maker.heads(units, received, scale, heads, point.shape)
+    bounds = _bounds(model, point.tensor)
+    if bounds is not None:
+        value = maker.clip(value, bounds)
+    restored.replace_all_uses_with(value)
+    value.name, restored.name = restored.name, None
+    return _finished(batch.to_proto(tail, batched))
 
 
 def triton_repository(name: str, model: onnx.ModelProto) -> dict[str, bytes]:
@@ -103,7 +114,9 @@ def triton_config(name: str, model: onnx.ModelProto) -> str:
     def tensor(value: onnx.ValueInfoProto) -> str:
         dims = [dim.dim_value for dim in value.type.tensor_type.shape.dim][1 if batched else 0 :]
         kind = _TRITON_TYPES[value.type.tensor_type.elem_type]
-        return f'  {{\n    name: "{value.name}"\n    data_type: {kind}\n    dims: {dims}\n  }}'
+        # Triton knows no sample without a dimension: a count comes as [1] and loses that on the way in.
+        scalar = "" if dims else "\n    reshape: { shape: [ ] }"
+        return f'  {{\n    name: "{value.name}"\n    data_type: {kind}\n    dims: {dims or [1]}{scalar}\n  }}'
 
     def tensors(field: str, values: Sequence[onnx.ValueInfoProto]) -> str:
         return f"{field} [\n" + ",\n".join(map(tensor, values)) + "\n]\n"
@@ -113,107 +126,101 @@ def triton_config(name: str, model: onnx.ModelProto) -> str:
     return head + body + ("dynamic_batching { }\n" if batched else "")
 
 
-# --- the input ------------------------------------------------------------------------------------
+# --- the graph ------------------------------------------------------------------------------------
 
 
-def _rename_input(owner: ir.Graph, keeps_source: bool) -> None:
-    """Call the input ``units``; where it will be dequantized, its float form keeps the old name."""
-    value = owner.inputs[0]
-    if any(output.name == UNITS for output in owner.outputs):
-        raise ClioError(f"the model has an output '{UNITS}', which is the name of the cloud graph's input")
+def _tail(model: ir.Model, point: PartitionPoint) -> ir.Model:
+    return graph.extract(model, [point.tensor], [output.name or "" for output in model.graph.outputs])
+
+
+def _finished(proto: onnx.ModelProto) -> onnx.ModelProto:
+    proto.graph.name = "cloud"
+    proto.producer_name = "clio-cc"
+    onnx.checker.check_model(proto, full_check=True)
+    return proto
+
+
+def _make_room(owner: ir.Graph, names: Sequence[str]) -> None:
+    """Rename tensors that are called like an input of the cloud graph."""
+    for output in owner.outputs:
+        if output.name in names:
+            raise ClioError(
+                f"the model has an output '{output.name}', which is the name of an input of the cloud graph"
+            )
     taken = graph.value_names(owner)
-    for other in [*owner.initializers.values(), *(out for node in owner for out in node.outputs)]:
-        if other.name == UNITS:
-            other.name = graph.fresh_name(f"{UNITS}_2", taken)
-    if not keeps_source:
-        value.name = UNITS
+    computed = [out for node in owner for out in node.outputs]
+    for value in [*owner.inputs, *owner.initializers.values(), *computed]:
+        if value.name in names:
+            value.name = graph.fresh_name(f"{value.name}_2", taken)
 
 
-def _dequantize(
-    owner: ir.Graph, point: PartitionPoint, scale: np.ndarray[tuple[int, ...], np.dtype[np.float32]]
-) -> None:
-    if scale.ndim > 1 or (scale.ndim == 1 and scale.shape[0] != point.shape[1]):
-        raise ClioError(
-            f"{scale.shape} scales do not fit {point.shape[1]} units", f"partition point '{point.name}'"
+def _input(name: str, dims: Sequence[int | None], kind: ir.DataType) -> ir.Value:
+    return ir.Value(name=name, shape=ir.Shape(dims), type=ir.TensorType(kind))
+
+
+def _bounds(model: ir.Model, tensor: str) -> tuple[float, float] | None:
+    """The range that the activation which writes a tensor keeps to, or None."""
+    node = next((node for node in model.graph for out in node.outputs if out.name == tensor), None)
+    return None if node is None else clamp_bounds(node)
+
+
+class _Maker:
+    """Puts nodes in front of a graph."""
+
+    def __init__(self, owner: ir.Graph, before: ir.Node) -> None:
+        self.owner, self.before = owner, before
+        self.taken = graph.value_names(owner)
+
+    def constant(self, name: str, array: npt.NDArray[Any]) -> ir.Value:
+        return graph.add_constant(self.owner, f"heads_{name}", array)
+
+    def add(self, op: str, name: str, *inputs: ir.Value, **attributes: Any) -> ir.Value:
+        out = ir.Value(name=graph.fresh_name(f"heads_{name}", self.taken))
+        node = ir.node(op, list(inputs), attributes=attributes, outputs=[out], name=f"heads_{name}")
+        self.owner.insert_before(self.before, node)
+        return out
+
+    def heads(
+        self, units: ir.Value, received: ir.Value, scale: float, heads: Heads, shape: tuple[int, ...]
+    ) -> ir.Value:
+        """What the head of each sample's count makes of its units: the tensor of `shape` at the cut."""
+        row = self.row(received, heads.counts)
+        weight = self.add("Gather", "weight", self.constant("weights", heads.weight), row, axis=0)
+        bias = self.add("Gather", "bias", self.constant("biases", heads.bias[:, :, None]), row, axis=0)
+        step = self.constant("scale", np.asarray(scale, np.float32))
+        values = self.add("DequantizeLinear", "units", units, step)
+        seen = self.reshape("positions", self.windows(values, heads), (heads.weight.shape[2], -1))
+        restored = self.add("Add", "channels", self.add("MatMul", "product", weight, seen), bias)
+        return self.reshape("tensor", restored, shape[1:])
+
+    def row(self, received: ir.Value, counts: Sequence[int]) -> ir.Value:
+        """How many of the counts each sample has reached."""
+        axis = self.constant("axis", np.array([1], np.int64))
+        column = self.add("Unsqueeze", "column", received, axis)
+        reached = self.add("GreaterOrEqual", "reached", column, self.constant("counts", np.array([counts])))
+        number = self.add("Cast", "number", reached, to=int(ir.DataType.INT64))
+        return self.add("ReduceSum", "row", number, axis, keepdims=0)
+
+    def windows(self, values: ir.Value, heads: Heads) -> ir.Value:
+        """All of a unit's window as channels, unit by unit: a depthwise convolution whose kernels have a single one."""
+        window = heads.window
+        if window == 1:
+            return values
+        units = heads.weight.shape[2] // window**2
+        kernels = np.tile(np.eye(window**2, dtype=np.float32), (units, 1)).reshape(-1, 1, window, window)
+        pads = [window // 2] * 4
+        kernel = self.constant("window", kernels)
+        return self.add("Conv", "windows", values, kernel, group=units, pads=pads, kernel_shape=[window] * 2)
+
+    def reshape(self, name: str, value: ir.Value, dims: Sequence[int]) -> ir.Value:
+        """The value with other dimensions behind the batch."""
+        return self.add(
+            "Reshape", name, value, self.constant(f"{name}_shape", np.array([0, *dims], np.int64))
         )
-    floats = owner.inputs[0]
-    name = floats.name if floats.name != UNITS else f"{UNITS}_float"
-    floats.name = None
-    units = ir.Value(name=UNITS, shape=floats.shape, type=ir.TensorType(ir.DataType.INT8))
-    owner.inputs[0] = units
-    step = graph.add_constant(owner, f"{UNITS}_scale", scale)
-    out = ir.Value(name=name, shape=floats.shape, type=floats.type)
-    attributes = {"axis": 1} if scale.ndim == 1 else {}
-    node = ir.node(
-        "DequantizeLinear", [units, step], attributes=attributes, outputs=[out], name="dequantize_units"
-    )
-    first = owner[0]
-    floats.replace_all_uses_with(out)
-    owner.insert_before(first, node)
 
-
-# --- the batch ------------------------------------------------------------------------------------
-
-
-def _free_batch(owner: ir.Graph) -> bool:
-    """Make the graph work for any batch if every operator allows it; returns whether it does."""
-    if not all(_keeps_samples_apart(node) for node in owner):
-        return False
-    for node in owner:
-        if graph.is_op(node, "Reshape"):
-            dims = np.asarray([0, *graph.shape(node.outputs[0])[1:]], np.int64)  # 0: as many as come in
-            node.replace_input_with(1, graph.add_constant(owner, f"{node.name}_shape", dims))
-    for name in [name for name, value in owner.initializers.items() if not value.uses()]:
-        del owner.initializers[name]
-    return True
-
-
-def _keeps_samples_apart(node: ir.Node) -> bool:
-    """Whether the node, given (N, …) for its (1, …), would compute N samples, each on its own."""
-    values = [*graph.data_inputs(node), *node.outputs]
-    shapes = [graph.static_shape(value) for value in values if value.name]
-    if node.domain != "" or any(dims is None or len(dims) < 2 or dims[0] != 1 for dims in shapes):
-        return False
-    op, rank = node.op_type, len(graph.shape(node.outputs[0]))
-    if op in _PER_SAMPLE or (op == "Reshape" and graph.is_constant(graph.input_at(node, 1))):
-        return op != "Gemm" or (graph.is_constant(node.inputs[1]) and not graph.int_attr(node, "transA"))
-    if op in graph.BROADCASTING:
-        return all(_broadcasts_over_batch(value, rank) for value in node.inputs)
-    if op in _WITH_AXIS:
-        return graph.int_attr(node, "axis", _WITH_AXIS[op]) % rank != 0
-    if op in _REDUCTIONS:
-        axes = graph.node_axes(node)
-        return bool(axes) and all(axis % len(graph.shape(node.inputs[0])) for axis in axes or ())
-    if op == "Transpose":
-        return graph.ints_attr(node, "perm", (1,))[0] == 0
-    if op == "MatMul":
-        return _is_batched_matmul(node)
-    return op == "Pad" and _pads_no_batch(node)
-
-
-def _broadcasts_over_batch(value: ir.Value | None, rank: int) -> bool:
-    """A computed operand of full rank, or a constant that is the same for each sample."""
-    dims = graph.static_shape(value)
-    if dims is None:
-        return value is None
-    return (
-        len(dims) == rank and dims[0] == 1
-        if not graph.is_constant(value)
-        else len(dims) < rank or dims[0] == 1
-    )
-
-
-def _is_batched_matmul(node: ir.Node) -> bool:
-    left, right = graph.shape(node.inputs[0]), graph.shape(node.inputs[1])
-    if graph.is_constant(node.inputs[0]):
-        return False
-    if graph.is_constant(node.inputs[1]):
-        return len(right) < len(left) or right[0] == 1 or (len(left) == len(right) == 2)
-    return len(left) == len(right) > 2
-
-
-def _pads_no_batch(node: ir.Node) -> bool:
-    pads = graph.integers(graph.input_at(node, 1))
-    if pads is None or graph.input_at(node, 3) is not None:
-        return False
-    return pads[0] == pads[len(pads) // 2] == 0
+    def clip(self, value: ir.Value, bounds: tuple[float, float]) -> ir.Value:
+        low, high = (
+            self.constant(name, np.asarray(bound, np.float32))
+            for name, bound in zip(("low", "high"), bounds, strict=True)
+        )
+        return self.add("Clip", "bounded", value, low, high)

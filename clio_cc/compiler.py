@@ -2,36 +2,43 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from clio_cc import __version__
+from clio_cc import __version__, artifacts
 from clio_cc.arena import Arena, plan_arena
-from clio_cc.cut import AUTO, choose_cut, fit, refuse_too_large
+from clio_cc.cut import AUTO, choose_cuts, fit, refuse_too_large
 from clio_cc.memory import UNMEASURED_STACK_BYTES, Footprint, check_fits, measure, table_bytes
-from clio_cc.operators.base import Tensor
 from clio_cc.program import Program
 from clio_cc.project import ProjectFiles, device_glue, project_files
 from clio_cc.targets import Target, find_target
+from clio_cc.units import BandwidthRange
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from clio_cc.accuracy import AccuracyRow
     from clio_cc.calibrate import Samples
+    from clio_cc.inspection import Layer
+    from clio_cc.link import Link
     from clio_cc.partition import PartitionPoint
     from clio_cc.passes.runner import Hook
     from clio_cc.quantization.formats import Mode
     from clio_cc.quantize import Quantized
+    from clio_cc.split import CloudHalf, SlicedPoint
 
-DEVICE_ONNX, FLOAT_ONNX, PROGRAM_JSON = "device.onnx", "float.onnx", "program.json"
-MANIFEST, PROFILE, ACCURACY, PLAN = "manifest.json", "profile.csv", "accuracy.csv", "plan.json"
-PLANNED_BANDWIDTH = "50k:2M"
+PLANNED_BANDWIDTH = BandwidthRange(50_000, 2_000_000)
+"""CLIO's range for Bluetooth (section 3.4), and the default."""
+DEADLINE_US = 300_000
+"""CLIO's target latency, and the default."""
 REQUANTIZATIONS = ("shift", "mulshift")
+UNIT_METHODS = (AUTO, "rotation", "selection")
 TEST_VECTORS = 2
+JUDGED_MACS = 3e10  # of the cloud's half in onnxruntime, over all counts of a point: some seconds
+JUDGED_SAMPLES = (16, 256)
 Progress = Callable[[str, int, int], None]
 
 
@@ -45,8 +52,14 @@ class Options:
         calibration: ``.npz``, ``.npy`` or folder of images; None for seeded random inputs.
         image_scale: Pixels of calibration images are divided by this.
         samples: Most calibration samples to use.
-        partition: ``auto``, ``local``, or a partition point.
+        partition: ``auto``, or partition points joined by commas, ``local`` (all of the network on the device) among them.
+        inside_blocks: Partition points may lie inside residual, bottleneck, inception and dense blocks.
+        slices: ``auto``, or unit counts joined by commas.
+        units: How units are made of channels: ``auto``, ``rotation`` or ``selection``.
         requant: ``shift`` or ``mulshift``.
+        bandwidth: The range that ``auto`` partition points shall cover, and that is planned.
+        deadline_us: From input to answer, for the same.
+        link: How bytes travel, for the same; None for the bandwidth itself.
     """
 
     model: Path
@@ -55,7 +68,13 @@ class Options:
     image_scale: float = 1.0
     samples: int = 512
     partition: str = AUTO
+    inside_blocks: bool = False
+    slices: str = AUTO
+    units: str = AUTO
     requant: str = "shift"
+    bandwidth: BandwidthRange = PLANNED_BANDWIDTH
+    deadline_us: int = DEADLINE_US
+    link: Link | None = None
 
     def recorded(self) -> dict[str, Any]:
         """The options as the manifest holds them: no paths."""
@@ -65,7 +84,13 @@ class Options:
             "image_scale": self.image_scale,
             "samples": self.samples,
             "partition": self.partition,
+            "inside_blocks": self.inside_blocks,
+            "slices": self.slices,
+            "units": self.units,
             "requant": self.requant,
+            "bandwidth": [self.bandwidth.low_bps, self.bandwidth.high_bps],
+            "deadline_us": self.deadline_us,
+            "link": None if self.link is None else self.link.name,
         }
 
 
@@ -75,18 +100,20 @@ class Compiled:
 
     Attributes:
         graph: The float graph after the passes.
-        point: The cut; None when the whole network stays on the device.
+        points: The partition points, in order of execution; none when the whole network stays on the device.
+        accuracy: Agreement with the float network on calibration inputs.
         files: Everything, by path below the output folder.
     """
 
     options: Options
     target: Target
     graph: ir.Model
-    point: PartitionPoint | None
+    points: tuple[SlicedPoint, ...]
     quantized: Quantized
     program: Program
     arena: Arena
     footprint: Footprint
+    accuracy: tuple[AccuracyRow, ...]
     manifest: Mapping[str, Any]
     files: ProjectFiles
 
@@ -114,33 +141,150 @@ def compile_model(options: Options, progress: Progress, hook: Hook | None = None
         ClioError: the input is at fault, or the board is too small.
     """
     from clio_cc.calibrate import load_samples
-    from clio_cc.codegen.model import device_sources, vectors_source
     from clio_cc.float_run import check_same_function
+    from clio_cc.inspection import inspect_model
     from clio_cc.load import model_sha256
+    from clio_cc.lower import device_supports
     from clio_cc.quantize import quantize_model
+    from clio_cc.split import Slicing, fitting_samples, order_units, parse_slices
 
+    slicing = Slicing(parse_slices(options.slices), options.units)
     target = find_target(options.target)
     graph = front_end(options.model, hook)
     digest = model_sha256(options.model)
-    point, network = choose_cut(graph, options.partition, target)
-    refuse_too_large(network, target)  # before the minute that quantization may take
+    layers = inspect_model(graph, device_supports).layers
+    cuts = choose_cuts(
+        graph,
+        options.partition,
+        target,
+        lambda points: _covering(layers, points, target, options),
+        inside_blocks=options.inside_blocks,
+    )
+    refuse_too_large(cuts.network, target)  # before the minute that calibration may take
     samples = load_samples(graph, options.calibration, scale=options.image_scale, most=options.samples)
     check_same_function(options.model, graph, samples.take(TEST_VECTORS).inputs)
-    quantized = quantize_model(
-        graph, network, samples, cast("Mode", options.requant), _stage(progress, "quantizing")
+    fitting = fitting_samples(cuts.network, cuts.points, samples)
+    macs = sum(layer.macs for layer in layers)
+    network, points = order_units(
+        graph, cuts.network, cuts.points, fitting, slicing, macs, _stage(progress, "ordering units")
     )
+    refuse_too_large(network, target)  # with encoders
+    mode = cast("Mode", options.requant)
+    quantized = quantize_model(graph, network, samples, mode, _stage(progress, "quantizing"))
     program = fit(quantized.program, target) or quantized.program
     arena = plan_arena(program)
     front_matter = f"clio-cc {__version__}, {options.model.name} (sha256 {digest[:16]}), target {target.name}"
     vectors = quantized.quantize_inputs(samples.take(TEST_VECTORS).inputs)
-    sources = {
-        **device_sources(program, arena, front_matter, _stage(progress, "generating code")),
-        "test/clio_vectors.c": vectors_source(program, vectors, front_matter),
-    }
+    sources = _sources(program, arena, graph, vectors, front_matter, progress)
     progress("measuring memory", 0, 1)
     footprint = measure(sources, target, arena.bytes, table_bytes(program))
     progress("measuring memory", 1, 1)
     check_fits(footprint, arena, target)
+    halves = _cloud_halves(graph, points, quantized, program, fitting, slicing, progress)
+    judged = fitting.take(_judged_samples(points, macs))
+    accuracy = _agreement(graph, points, halves, quantized, program, judged, cuts.local, progress)
+    manifest = artifacts.manifest(
+        options=options.recorded(),
+        model=options.model.name,
+        digest=digest,
+        target=target,
+        layers=[layer.name for layer in layers],
+        points=points,
+        halves=halves,
+        local=cuts.local,
+        quantized=quantized,
+        program=program,
+        footprint=footprint,
+        warnings=[text for text in (samples.warning, cuts.warning, footprint.warning(target)) if text],
+    )
+    files = project_files(
+        _device(options, target, sources, arena, footprint),
+        artifacts.graphs(graph, quantized, program),
+        artifacts.cloud_files(options.model.stem, halves),
+        artifacts.tables(
+            layers, target, manifest, accuracy, options.bandwidth, options.deadline_us, options.link
+        ),
+    )
+    manifest["files"] = files.digests()
+    files = project_files(files.files, {artifacts.MANIFEST: artifacts.to_json(manifest)})
+    return Compiled(
+        options, target, graph, points, quantized, program, arena, footprint, accuracy, manifest, files
+    )
+
+
+def _stage(progress: Progress, stage: str) -> Callable[[int, int], None]:
+    return lambda done, of: progress(stage, done, of)
+
+
+def _covering(
+    layers: Sequence[Layer], points: Sequence[PartitionPoint], target: Target, options: Options
+) -> tuple[str, ...]:
+    """The fewest partition points that cover the range of bandwidths (CLIO section 3.4).
+
+    Of points that reach equally far, the one that has all of its units in the cloud first where time is shortest.
+    Behind the last multiply-accumulate there is nothing to gain from a cloud.
+    """
+    from clio_cc import planner, profile
+    from clio_cc.link import Stream
+    from clio_cc.options import PlanPoint, Times, point_options
+    from clio_cc.slicing import auto_counts
+    from clio_cc.split import parse_slices
+
+    macs, counts = sum(layer.macs for layer in layers), parse_slices(options.slices)
+    useful = [point for point in points if point.macs_before < macs] or points
+    candidates = [
+        PlanPoint(
+            point.name,
+            layers[point.node_index - 1].name,
+            counts or auto_counts(point.shape[1], early=2 * point.macs_before < macs),
+            point.bytes // point.shape[1],
+        )
+        for point in useful
+    ]
+    rows = profile.modelled(layers, target.macs_per_s)
+    made = planner.make_plan(
+        rows,
+        candidates,
+        options.bandwidth,
+        deadline_us=options.deadline_us,
+        input_bytes=1,
+        link=options.link,
+    )
+    low, high = made.bandwidth
+    times, transfer = Times.of(rows), Stream() if options.link is None else options.link.transfer
+    whole = {each.name: point_options(each, times, {})[-1] for each in candidates}
+    latency = {
+        name: option.compute_ns + transfer.time_ns(option.bytes, low) for name, option in whole.items()
+    }
+    return planner.cover_range(sorted(made.intervals, key=lambda i: latency[i.partition]), low, high)[0]
+
+
+def _sources(
+    program: Program,
+    arena: Arena,
+    graph: ir.Model,
+    vectors: Sequence[Any],
+    front_matter: str,
+    progress: Progress,
+) -> dict[str, str]:
+    """The generated C."""
+    from clio_cc.attribution import attribute
+    from clio_cc.codegen.layers import layers_source
+    from clio_cc.codegen.model import device_sources, vectors_source
+    from clio_cc.profile import encode_name
+
+    found = attribute(program, graph, [encode_name(tap.partition) for tap in program.taps])
+    return {
+        **device_sources(program, arena, front_matter, _stage(progress, "generating code")),
+        "test/clio_vectors.c": vectors_source(program, vectors, front_matter),
+        "test/clio_layers.c": layers_source(found.owners, found.rows, front_matter),
+    }
+
+
+def _device(
+    options: Options, target: Target, sources: Mapping[str, str], arena: Arena, footprint: Footprint
+) -> dict[str, str]:
+    """The device project, by path."""
     glue = device_glue(
         target,
         model=re.sub(r"[^\x20-\x7e]|\*/", "?", options.model.name),
@@ -148,131 +292,77 @@ def compile_model(options: Options, progress: Progress, hook: Hook | None = None
         arena_bytes=arena.bytes,
         stack_bytes=footprint.stack_bytes or UNMEASURED_STACK_BYTES,
     )
-    device = {f"device/{path}": text for path, text in {**sources, **glue}.items()}
-    layers = [str(node.name) for node in graph.graph]
-    manifest = _manifest(options, target, digest, point, layers, quantized, program, footprint, samples)
-    files = project_files(
-        device,
-        _graphs(graph, quantized, program),
-        _cloud(options, graph, point, program),
-        _tables(graph, target, manifest),
-    )
-    manifest["files"] = files.digests()
-    files = project_files(files.files, {MANIFEST: to_json(manifest)})
-    return Compiled(options, target, graph, point, quantized, program, arena, footprint, manifest, files)
+    return {f"device/{path}": text for path, text in {**sources, **glue}.items()}
 
 
-def to_json(value: Any) -> str:
-    """Return the text of an artifact: keys in the order they were made, newline at the end."""
-    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-
-
-def _stage(progress: Progress, stage: str) -> Callable[[int, int], None]:
-    return lambda done, of: progress(stage, done, of)
-
-
-def _graphs(graph: ir.Model, quantized: Quantized, program: Program) -> dict[str, bytes | str]:
-    from clio_cc.device_onnx import device_onnx
-    from clio_cc.graph import to_bytes
-    from clio_cc.program_json import to_json as program_to_json
-
-    return {
-        DEVICE_ONNX: device_onnx(quantized).SerializeToString(deterministic=True),
-        FLOAT_ONNX: to_bytes(graph),
-        PROGRAM_JSON: program_to_json(program),
-    }
-
-
-def _cloud(
-    options: Options, graph: ir.Model, point: PartitionPoint | None, program: Program
-) -> dict[str, bytes]:
-    if point is None:
-        return {}
-    from clio_cc.cloud import cloud_model, triton_repository
-    from clio_cc.partition import clean_name
-
-    model = cloud_model(graph, point, program.tensors[program.taps[0].tensor].scale)
-    files = triton_repository(clean_name(options.model.stem), model)
-    return {f"cloud/{path}": content for path, content in files.items()}
-
-
-def _tables(graph: ir.Model, target: Target, manifest: Mapping[str, Any]) -> dict[str, str]:
-    from clio_cc import planner, profile
-    from clio_cc.inspection import inspect_model
-    from clio_cc.lower import device_supports
-    from clio_cc.units import parse_bandwidth_range
-
-    rows = profile.modelled(inspect_model(graph, device_supports).layers, target.macs_per_s)
-    made = planner.make_plan(
-        rows,
-        planner.read_points(manifest),
-        parse_bandwidth_range(PLANNED_BANDWIDTH),
-        input_bytes=manifest["input_bytes"],
-        device_power_mw=target.power_mw,
-    )
-    return {PROFILE: profile.to_csv(rows), PLAN: made.to_text()}
-
-
-def _manifest(
-    options: Options,
-    target: Target,
-    digest: str,
-    point: PartitionPoint | None,
-    layers: Sequence[str],
+def _cloud_halves(
+    graph: ir.Model,
+    points: Sequence[SlicedPoint],
     quantized: Quantized,
     program: Program,
-    footprint: Footprint,
+    fitting: Samples,
+    slicing: Any,
+    progress: Progress,
+) -> dict[str, CloudHalf]:
+    """Heads and cloud graph per partition point, fitted on what the device really sends."""
+    from clio_cc.split import cloud_half, units_sent
+
+    if not points:
+        return {}
+    inputs = quantized.quantize_inputs(fitting.inputs)
+    units = units_sent(program, inputs, _stage(progress, "running the device's half"))
+    scales = {tap.partition: program.tensors[tap.tensor].scale for tap in program.taps}
+    halves = {}
+    for number, sliced in enumerate(points):
+        progress("fitting heads", number, len(points))
+        name = sliced.point.name
+        halves[name] = cloud_half(graph, sliced, units[name], scales[name], slicing)
+    progress("fitting heads", len(points), len(points))
+    return halves
+
+
+def _judged_samples(points: Sequence[SlicedPoint], macs: int) -> int:
+    """How many samples answers are judged on: fewer where the cloud has much to compute."""
+    work = sum(len(each.counts) * max(1, macs - each.point.macs_before) for each in points)
+    return max(JUDGED_SAMPLES[0], min(JUDGED_SAMPLES[1], int(JUDGED_MACS / max(1, work))))
+
+
+def _agreement(
+    graph: ir.Model,
+    points: Sequence[SlicedPoint],
+    halves: Mapping[str, CloudHalf],
+    quantized: Quantized,
+    program: Program,
     samples: Samples,
-) -> dict[str, Any]:
-    tensors = program.tensors
-    partitions = [
+    local: bool,
+    progress: Progress,
+) -> tuple[AccuracyRow, ...]:
+    """How often the split network answers as the float network does, on calibration inputs.
+
+    A first figure for the plan, which `evaluate` on other data replaces.
+    """
+    from clio_cc import judge
+    from clio_cc.batch import any_batch
+    from clio_cc.float_run import Runner
+    from clio_cc.split_run import evaluate_points
+
+    original = Runner(any_batch(graph.clone()))(samples.inputs)
+    layouts = quantized.network.layouts
+    outputs = [
         {
-            "name": tap.partition,
-            "tensor": point.tensor if point is not None else tap.tensor,
-            "shape": list(point.shape) if point is not None else [],
-            "layer": layers[point.node_index - 1] if point is not None else None,
-            "slices": [tap.units],
-            "unit_bytes": tap.unit_bytes,
-            "scale": tensors[tap.tensor].scale,
+            "name": name,
+            "scale": program.tensors[name].scale,
+            "graph_shape": layouts[name].graph_shape,
+            "order": layouts[name].order,
         }
-        for tap in program.taps
+        for name in program.outputs[len(program.taps) :]
     ]
-    return {
-        "schema": 1,
-        "tool": f"clio-cc {__version__}",
-        "target": target.name,
-        "model": {"name": options.model.name, "sha256": digest},
-        "options": options.recorded(),
-        "input_bytes": sum(tensor.bytes for tensor in program.inputs),
-        "inputs": [_tensor(tensor, quantized) for tensor in program.inputs],
-        "outputs": [_tensor(tensors[name], quantized) for name in program.outputs],
-        "partitions": partitions,
-        "device": {
-            "ram_bytes": footprint.ram_bytes,
-            "arena_bytes": footprint.arena_bytes,
-            "stack_bytes": footprint.stack_bytes,
-            "flash_bytes": footprint.flash_bytes,
-            "table_bytes": footprint.table_bytes,
-            "macs": program.macs,
-        },
-        "quantization": {
-            "requant": options.requant,
-            "calibration_samples": quantized.calibration_samples,
-            "report_samples": quantized.samples,
-            "layers": [asdict(layer) for layer in quantized.layers],
-        },
-        "warnings": [text for text in (samples.warning, footprint.warning(target)) if text],
-        "files": {},
-    }
-
-
-def _tensor(tensor: Tensor, quantized: Quantized) -> dict[str, Any]:
-    """A tensor at the device's edge: device axis d is axis ``order[d]`` of the graph's shape."""
-    layout = quantized.network.layouts[tensor.name]
-    return {
-        "name": tensor.name,
-        "shape": list(tensor.shape),
-        "scale": tensor.scale,
-        "graph_shape": list(layout.graph_shape),
-        "order": list(layout.order),
-    }
+    return evaluate_points(
+        program,
+        {each.point.name: each.counts for each in points},
+        {name: half.model for name, half in halves.items()},
+        quantized.quantize_inputs(samples.inputs),
+        judge.agreement(list(samples.inputs.values()), original),
+        local=outputs if local else (),
+        progress=lambda _, done, of: progress("comparing answers", done, of),
+    )

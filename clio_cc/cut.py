@@ -1,8 +1,9 @@
-"""Where to cut: the partition point asked for, or the cheapest in bytes that the board can run and hold."""
+"""Where to cut: the partition points asked for, or the fewest that cover a range of bandwidths."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,13 +28,38 @@ AUTO, LOCAL = "auto", "local"
 STACK_BYTES = 1024  # the most seen is 600
 
 
-def choose_cut(graph: ir.Model, partition: str, target: Target) -> tuple[PartitionPoint | None, Network]:
-    """Return the cut (None for the whole network on the device) and the device's half, still in floating point.
+@dataclass(frozen=True, eq=False)
+class Cuts:
+    """Where the network is cut.
+
+    Attributes:
+        points: In order of execution.
+        local: The whole network runs on the device, whether or not there are points in its middle.
+        network: The device's half, still in floating point, with a tap per point.
+        warning: What the user must be told; '' if all is well.
+    """
+
+    points: tuple[PartitionPoint, ...]
+    local: bool
+    network: Network
+    warning: str = ""
+
+
+Cover = Callable[[Sequence["PartitionPoint"]], Sequence[str]]
+"""Names of the points, of those given, that cover what is to be covered."""
+
+
+def choose_cuts(
+    graph: ir.Model, partition: str, target: Target, cover: Cover, *, inside_blocks: bool = False
+) -> Cuts:
+    """Return the cuts and the device's half.
 
     Args:
         graph: The float graph after the passes.
-        partition: ``auto``, ``local``, or the name of a partition point or of its tensor.
+        partition: ``auto``, or names of partition points or of their tensors, ``local`` among them, joined by commas.
         target: The board that must hold it, for ``auto``.
+        cover: Chooses for ``auto`` among the points that the board can run and hold.
+        inside_blocks: Points may lie inside blocks.
 
     Raises:
         ClioError: no such point; an operator before it does not run on the device; nothing fits the board.
@@ -42,28 +68,48 @@ def choose_cut(graph: ir.Model, partition: str, target: Target) -> tuple[Partiti
     from clio_cc.lower import device_supports, lower
     from clio_cc.partition import find_point, partition_points
 
-    points = [point for point in partition_points(graph) if point.kind == "features"]
-    runnable = {
-        point.name for point in inspect_model(graph, device_supports).partition_points if point.runnable
-    }
-    reachable = [point for point in points if point.name in runnable]
+    everywhere = partition_points(graph, inside_blocks=True)
+    default = [p for p in partition_points(graph, inside_blocks=inside_blocks) if p.kind == "features"]
+    layers = inspect_model(graph, device_supports).layers
+    stop = next((index for index, layer in enumerate(layers) if not layer.device), len(layers))
+    reachable = [point for point in default if point.node_index <= stop]
     nearest = reachable[-1].name if reachable else ""
-    if partition == LOCAL:
-        return None, lower(graph, nearest=nearest)
-    if partition == RAW:
+    if partition == AUTO:
+        return _automatic(graph, reachable, target, cover)
+    names = [name.strip() for name in partition.split(",")]
+    if RAW in names:
         raise ClioError(
             "a cut at 'input' leaves nothing for the device", hint="no need to compile: send the input"
         )
-    if partition != AUTO:
-        point = find_point(points, partition)
-        return point, lower(graph, [point], nearest=nearest)
-    for point in sorted(reachable, key=lambda point: (point.bytes, point.macs_before)):
-        network = lower(graph, [point])
-        if fit(skeleton(network), target) is not None:
-            return point, network
-    if reachable:
-        raise _nothing_fits([lower(graph, [point]) for point in reachable], target)
-    return None, lower(graph)  # one layer, or an operator in front that the device lacks: lower says which
+    local = LOCAL in names
+    known = [point for point in everywhere if point.kind == "features"]
+    found = {
+        point.node_index: point for name in names if name != LOCAL for point in [find_point(known, name)]
+    }
+    points = tuple(point for _, point in sorted(found.items()))
+    return Cuts(points, local, lower(graph, points, local=local, nearest=nearest))
+
+
+def _automatic(graph: ir.Model, reachable: Sequence[PartitionPoint], target: Target, cover: Cover) -> Cuts:
+    from clio_cc.lower import lower
+
+    fitting = [point for point in reachable if fit(skeleton(lower(graph, [point])), target) is not None]
+    if not fitting:
+        if reachable:
+            raise _nothing_fits([lower(graph, [point]) for point in reachable], target)
+        return Cuts(
+            (), True, lower(graph)
+        )  # one layer, or an operator that the device lacks: lower says which
+    chosen = set(cover(fitting))
+    points = tuple(point for point in fitting if point.name in chosen)
+    warning = ""
+    if not points:
+        points = (min(fitting, key=lambda point: (point.bytes, point.macs_before)),)
+        warning = (
+            f"no partition point meets the deadline on {target.name} anywhere in the range of bandwidths: "
+            f"'{points[0].name}' sends the fewest bytes; `clio-cc plan --deadline` says what can be met"
+        )
+    return Cuts(points, False, lower(graph, points), warning)
 
 
 def _nothing_fits(networks: Sequence[Network], target: Target) -> ClioError:

@@ -76,6 +76,6 @@ def test_other_options_change_what_they_should() -> None:
 
 def test_the_named_cut_is_the_default_one_but_for_its_record() -> None:
     base = compiled("stm32f7")
-    assert base.point is not None
-    named = compiled("stm32f7", partition=base.point.name)
+    [sliced] = base.points
+    named = compiled("stm32f7", partition=sliced.point.name)
     assert changed(dict(base.files.files), dict(named.files.files)) == {"manifest.json"}

@@ -16,11 +16,11 @@ from boards import assert_bit_exact
 
 from clio_cc.calibrate import Samples
 from clio_cc.compiler import front_end
-from clio_cc.cut import choose_cut
 from clio_cc.graph import shape
-from clio_cc.partition import partition_points
+from clio_cc.lower import lower
+from clio_cc.partition import PartitionPoint, partition_points
 from clio_cc.quantize import quantize_model
-from clio_cc.targets import TARGETS, find_target
+from clio_cc.targets import TARGETS
 
 INPUTS = 8
 DATA_OF = {
@@ -88,7 +88,7 @@ def test_trained_network_is_bit_exact_on_every_board(
 ) -> None:
     compile_tools(tool)
     graph = front_end(shared / f"data/models/{name}.onnx")
-    _, network = choose_cut(graph, "local", find_target("stm32f7"))
+    network = lower(graph)
     entry = graph.graph.inputs[0]
     dims = shape(entry)
     samples = Samples({str(entry.name): real_inputs(shared, name, dims, 2 * INPUTS)})
@@ -98,11 +98,11 @@ def test_trained_network_is_bit_exact_on_every_board(
     assert_bit_exact(quantized.program, inputs, tmp_path)
 
 
-def middle_of(graph: ir.Model) -> str:
+def middle_of(graph: ir.Model) -> PartitionPoint:
     """Return the partition point nearest to half of the network's multiply-accumulates."""
     points = [point for point in partition_points(graph) if point.kind == "features"]
     half = max(point.macs_before for point in points) / 2
-    return min(points, key=lambda point: abs(point.macs_before - half)).name
+    return min(points, key=lambda point: abs(point.macs_before - half))
 
 
 @pytest.mark.parametrize("name", STRUCTURES)
@@ -116,8 +116,7 @@ def test_filled_structure_is_bit_exact_to_its_middle(
     source = shared / f"data/models_structure/{name}.onnx"
     subprocess.run([sys.executable, script, source, filled, "--seed", "0"], check=True)
     graph = front_end(filled)
-    point, network = choose_cut(graph, middle_of(graph), find_target("gap8"))
-    assert point is not None
+    network = lower(graph, [middle_of(graph)])
     entry = graph.graph.inputs[0]
     dims = shape(entry)
     rng = np.random.default_rng(0)

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from onnx import TensorProto, helper, numpy_helper
 
 from clio_cc import graph
-from clio_cc.cloud import cloud_model
+from clio_cc.cloud import tail_model
 from clio_cc.partition import partition_points
 from clio_cc.passes.runner import run_passes
 
@@ -166,7 +166,7 @@ def test_cut_anywhere(model: ir.Model) -> None:
     for point in partition_points(model):
         head = graph.extract(model, ["x"], [point.tensor]) if point.node_index else None
         units = run(graph.to_bytes(head), feeds)[0] if head is not None else feeds["x"]
-        proto = cloud_model(model, point, dtype=np.float32)
+        proto = tail_model(model, point)
         assert_close(run(proto, {"units": units}), wanted)
         if proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param:
             both = run(proto, {"units": np.concatenate([units * np.float32(0.5), units])})[0]

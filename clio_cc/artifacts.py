@@ -1,0 +1,207 @@
+"""The artifacts of one compilation besides the device project: manifest, graphs, cloud half, tables.
+
+Everything is made in memory and the same for the same input: no dates, no paths.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from clio_cc import __version__
+from clio_cc.operators.base import Tensor
+from clio_cc.program import Program
+from clio_cc.targets import Target
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from clio_cc.accuracy import AccuracyRow
+    from clio_cc.inspection import Layer
+    from clio_cc.link import Link
+    from clio_cc.memory import Footprint
+    from clio_cc.quantize import Quantized
+    from clio_cc.split import CloudHalf, SlicedPoint
+    from clio_cc.units import BandwidthRange
+
+DEVICE_ONNX, FLOAT_ONNX, PROGRAM_JSON = "device.onnx", "float.onnx", "program.json"
+MANIFEST, PROFILE, ACCURACY, PLAN = "manifest.json", "profile.csv", "accuracy.csv", "plan.json"
+
+
+def to_json(value: Any) -> str:
+    """Return the text of an artifact: keys in the order they were made, newline at the end."""
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+def graphs(graph: ir.Model, quantized: Quantized, program: Program) -> dict[str, bytes | str]:
+    """The device's half as a QDQ graph, the whole float graph, and the exact Program."""
+    from clio_cc.device_onnx import device_onnx
+    from clio_cc.graph import to_bytes
+    from clio_cc.program_json import to_json as program_to_json
+
+    return {
+        DEVICE_ONNX: device_onnx(quantized).SerializeToString(deterministic=True),
+        FLOAT_ONNX: to_bytes(graph),
+        PROGRAM_JSON: program_to_json(program),
+    }
+
+
+def cloud_names(model: str, points: Sequence[str]) -> dict[str, str]:
+    """Name in the Triton repository per partition point: the model's, with the point's where there are several."""
+    from clio_cc.point_names import clean_name
+
+    name = clean_name(model)
+    return {point: name if len(points) == 1 else f"{name}_{point}" for point in points}
+
+
+def cloud_files(model: str, halves: Mapping[str, CloudHalf]) -> dict[str, bytes]:
+    """A Triton model repository with one model per partition point."""
+    from clio_cc.cloud import triton_repository
+
+    names = cloud_names(model, list(halves))
+    return {
+        f"cloud/{path}": content
+        for point, half in halves.items()
+        for path, content in triton_repository(names[point], half.model).items()
+    }
+
+
+def tables(
+    layers: Sequence[Layer],
+    target: Target,
+    manifest: Mapping[str, Any],
+    accuracy: Sequence[AccuracyRow],
+    bandwidth: BandwidthRange,
+    deadline_us: int,
+    link: Link | None,
+) -> dict[str, str]:
+    """Profile, accuracy, and the plan that follows from them."""
+    from clio_cc import accuracy as accuracies
+    from clio_cc import planner, profile
+
+    rows = profile.modelled(layers, target.macs_per_s, partitions=manifest["partitions"])
+    made = planner.make_plan(
+        rows,
+        planner.read_points(manifest),
+        bandwidth,
+        deadline_us=deadline_us,
+        input_bytes=manifest["input_bytes"],
+        link=link,
+        device_power_mw=target.power_mw,
+        accuracy=accuracy,
+        local=manifest["local"],
+    )
+    found = {PROFILE: profile.to_csv(rows), PLAN: made.to_text()}
+    return found | ({ACCURACY: accuracies.to_csv(accuracy)} if accuracy else {})
+
+
+def manifest(
+    *,
+    options: Mapping[str, Any],
+    model: str,
+    digest: str,
+    target: Target,
+    layers: Sequence[str],
+    points: Sequence[SlicedPoint],
+    halves: Mapping[str, CloudHalf],
+    local: bool,
+    quantized: Quantized,
+    program: Program,
+    footprint: Footprint,
+    warnings: Sequence[str],
+) -> dict[str, Any]:
+    """Return ``manifest.json`` (DESIGN §8) without the digests of the files.
+
+    Args:
+        options: As the user gave them.
+        model: File name.
+        digest: SHA-256 of the file.
+        target: The board.
+        layers: Names of the float graph's nodes.
+        points: In order of execution.
+        halves: The cloud's side of each.
+        local: The whole network runs on the device.
+        quantized: The device's half, and what quantization lost.
+        program: It, as it will run.
+        footprint: Memory.
+        warnings: What the user must be told.
+    """
+    tensors = program.tensors
+    clouds = cloud_names(model.rsplit(".", 1)[0], list(halves))
+    return {
+        "schema": 1,
+        "tool": f"clio-cc {__version__}",
+        "target": target.name,
+        "model": {"name": model, "sha256": digest},
+        "options": dict(options),
+        "input_bytes": sum(tensor.bytes for tensor in program.inputs),
+        "inputs": [_tensor(tensor, quantized) for tensor in program.inputs],
+        "outputs": [_tensor(tensors[name], quantized) for name in program.outputs],
+        "layers": list(layers),
+        "local": local,
+        "partitions": [
+            _partition(sliced, halves[sliced.point.name], layers, program)
+            | {"cloud": f"cloud/{clouds[sliced.point.name]}/1/model.onnx"}
+            for sliced in points
+        ],
+        "device": {
+            "ram_bytes": footprint.ram_bytes,
+            "arena_bytes": footprint.arena_bytes,
+            "stack_bytes": footprint.stack_bytes,
+            "flash_bytes": footprint.flash_bytes,
+            "table_bytes": footprint.table_bytes,
+            "macs": program.macs,
+        },
+        "quantization": {
+            "requant": options["requant"],
+            "calibration_samples": quantized.calibration_samples,
+            "report_samples": quantized.samples,
+            "layers": [asdict(layer) for layer in quantized.layers],
+        },
+        "warnings": list(warnings),
+        "files": {},
+    }
+
+
+def _partition(
+    sliced: SlicedPoint, half: CloudHalf, layers: Sequence[str], program: Program
+) -> dict[str, Any]:
+    """A partition point; `residual` is the share of the weighted error left after each of `slices`."""
+    index = next(i for i, tap in enumerate(program.taps) if tap.partition == sliced.point.name)
+    tap, encoder, heads = program.taps[index], sliced.encoder, half.heads
+    return {
+        "name": tap.partition,
+        "tensor": sliced.point.tensor,
+        "shape": list(sliced.point.shape),
+        "layer": layers[sliced.point.node_index - 1],
+        "slices": list(sliced.counts),
+        "units": tap.units,
+        "unit_bytes": tap.unit_bytes,
+        "scale": program.tensors[tap.tensor].scale,
+        "order": list(tap.order) or None,
+        "encoder": {
+            "method": encoder.method,
+            "layer": sliced.layer or None,
+            "macs": sliced.macs,
+            "weight_bytes": 0 if not sliced.layer else encoder.weight.size + 4 * len(encoder.weight),
+            "window": heads.window,
+            "head_macs": int(heads.weight[0].size * tap.unit_bytes),
+            "head_bytes": heads.bytes,
+        },
+        "residual": [round(float(encoder.residual[count]), 6) for count in sliced.counts],
+        "macs": program.macs_to(index),
+    }
+
+
+def _tensor(tensor: Tensor, quantized: Quantized) -> dict[str, Any]:
+    """A tensor at the device's edge: device axis d is axis ``order[d]`` of the graph's shape."""
+    layout = quantized.network.layouts[tensor.name]
+    return {
+        "name": tensor.name,
+        "shape": list(tensor.shape),
+        "scale": tensor.scale,
+        "graph_shape": list(layout.graph_shape),
+        "order": list(layout.order),
+    }

@@ -1,0 +1,254 @@
+"""Ordered units at a partition point, in closed form: no labels, no training.
+
+CLIO (MobiCom'20, section 3.2) trains a network so that a prefix of what crosses the cut already gives an answer.
+Here the order comes from calibration alone: units are chosen one after the other so that each takes away most
+of the error that is left, where an error counts by what the rest of the network makes of it.
+
+*Selection* keeps channels as they are and only orders them: nothing runs on the device. *Rotation* makes units
+of all channels (principal components in the metric of the sensitivity): a 1×1 convolution, or nothing where it
+folds into the layer before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from clio_cc import graph
+from clio_cc.quantization.formats import activation_scale
+from clio_cc.quantization.layers import Float
+
+Method = Literal["rotation", "selection"]
+Weighting = Literal["sensitivity", "readers", "none"]
+Tail = Callable[[Float], Float]
+"""The rest of a float network: ``[n, channels, *rest]`` → its first output, ``[n, ...]``."""
+
+METHODS: tuple[Method, ...] = ("rotation", "selection")
+WEIGHTINGS: tuple[Weighting, ...] = ("sensitivity", "readers", "none")
+PROBED_MACS = 8e9  # of the tail, in all probes of one point: some seconds on two cores
+PROBED_SAMPLES = (8, 128)
+STEP = 0.05  # of a probe, in standard deviations of the tensor
+READERS_SHARE = (
+    0.3  # of the Gram matrix beside the probes: steadies what few samples say (benchmarks/slices.py)
+)
+WORTHWHILE = 0.9  # a rotation must leave less than this share of a selection's error to be worth its work
+MOST_COUNTS = 24
+MOST_FINE = 0.5  # of the units: beyond, counts are twice as far apart
+
+
+@dataclass(frozen=True, eq=False)
+class Encoder:
+    """What makes ordered units of the channels at a cut.
+
+    Attributes:
+        method: How.
+        weight: ``[units, channels]``: units are ``weight @ channels + bias``, each within -1 … 1 but for rare values.
+        bias: ``[units]``.
+        order: Of a selection: unit k is channel ``order[k]`` as it is, and `weight` is not used; else ().
+        residual: Share of the weighted error that is left after the first 0, 1, 2 … units, from 1 down.
+    """
+
+    method: Method
+    weight: Float
+    bias: Float
+    order: tuple[int, ...]
+    residual: Float
+
+
+# --- what an error costs -----------------------------------------------------------------------------
+
+
+def sensitivity(tail: Tail, x: Float, *, probabilities: bool, classes: bool, seed: int = 0) -> Float:
+    """Return how the rest of the network reacts to errors: the Gram matrix of its Jacobian over channels.
+
+    Entry (c, d) is the expected product of what small errors in channels c and d do to the answer, summed over
+    positions. Errors with random signs over positions, equal for all channels, give it without bias
+    (Hutchinson's estimator), so the tail need only run forward, twice per channel. The answer's change is
+    measured as the Kullback-Leibler divergence of class probabilities has it (Fisher's metric).
+
+    Args:
+        tail: The rest of the float network.
+        x: Values at the cut, ``[n, channels, *rest]``.
+        probabilities: The answer is a probability per class already.
+        classes: The answer is a score per class; else its squared change counts.
+        seed: Of the signs.
+
+    Returns:
+        ``[channels, channels]``, with a trace of as many as there are channels; zeros if nothing reacts.
+    """
+    rng = np.random.default_rng(seed)
+    count, channels = x.shape[:2]
+    signs = rng.choice(np.array([-1, 1], np.float32), (count, 1, *x.shape[2:]))
+    step = np.float32(STEP * float(x.std()) or 1.0) * signs
+    share = _shares(tail(x), probabilities) if classes else None
+    changes: list[Float] = []
+    for channel in range(channels):
+        up, down = x.copy(), x.copy()
+        up[:, channel : channel + 1] += step
+        down[:, channel : channel + 1] -= step
+        change: Float = (tail(up) - tail(down)).reshape(count, -1).astype(np.float64)
+        if share is not None:
+            change = np.asarray(change / np.sqrt(share) if probabilities else _centered(change, share))
+        changes.append(change)
+    jacobian = np.stack(changes)
+    return normalized(np.einsum("cnk,dnk->cd", jacobian, jacobian))
+
+
+def _shares(answer: Float, probabilities: bool) -> Float:
+    flat = answer.reshape(len(answer), -1).astype(np.float64)
+    if probabilities:
+        return np.maximum(flat, 1e-3)  # as good as certain otherwise: one sample would outweigh all others
+    exponentials = np.exp(flat - flat.max(axis=1, keepdims=True))
+    return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True))
+
+
+def _centered(change: Float, share: Float) -> Float:
+    """A change of scores in the metric of their softmax: a change common to all of them is none."""
+    return np.asarray((change - (share * change).sum(axis=1, keepdims=True)) * np.sqrt(share))
+
+
+def readers_gram(value: ir.Value) -> Float:
+    """Return the Gram matrix of the weights of the Conv and Gemm nodes that read a tensor, over its channels.
+
+    Zeros where a reader is of another kind: then nothing is known.
+    """
+    channels = graph.shape(value)[1]
+    gram = np.zeros((channels, channels))
+    for use in value.uses():
+        weight = _reading_weight(use.node, channels)
+        if weight is None:
+            return np.zeros((channels, channels))
+        gram += weight @ weight.T
+    return normalized(gram)
+
+
+def _reading_weight(node: ir.Node, channels: int) -> Float | None:
+    """A reader's weights as ``[channels, …]``, or None."""
+    weight = graph.constant(graph.input_at(node, 1))
+    if weight is None or not graph.is_op(node, "Conv", "Gemm"):
+        return None
+    if graph.is_op(node, "Gemm"):
+        oriented = weight.T if graph.int_attr(node, "transB") else weight
+    elif graph.int_attr(node, "group", 1) == 1:
+        oriented = weight.swapaxes(0, 1).reshape(weight.shape[1], -1)
+    else:
+        return None
+    return oriented.astype(np.float64) if len(oriented) == channels else None
+
+
+def normalized(gram: Float) -> Float:
+    """Return a Gram matrix with a trace of as many as it has rows; zeros stay."""
+    trace = float(np.trace(gram))
+    return np.asarray(gram * (len(gram) / trace)) if trace > 0 and np.isfinite(trace) else np.zeros_like(gram)
+
+
+def metric(probed: Float | None, gram: Float) -> Float:
+    """Return the metric of errors from what is known of it: probes, weights of the next layers, or nothing."""
+    if probed is not None and probed.any():
+        known: Float = probed + READERS_SHARE * gram
+    else:
+        known = gram if gram.any() else np.eye(len(gram))
+    return known + 1e-6 * np.eye(len(known))
+
+
+def probed_samples(channels: int, tail_macs: int) -> int:
+    """Return how many samples to probe with: fewer where the tail is large."""
+    return int(np.clip(PROBED_MACS / max(1, 2 * channels * tail_macs), *PROBED_SAMPLES))
+
+
+# --- units ---------------------------------------------------------------------------------------------
+
+
+def fit_encoder(x: Float, metric: Float, method: Method, *, formats_differ: bool = True) -> Encoder:
+    """Return ordered units for the channels of a tensor.
+
+    Args:
+        x: Values at the cut over calibration, ``[n, channels, *rest]``.
+        metric: ``[channels, channels]``, positive definite: the cost of an error e is ``e @ metric @ e``.
+        method: ``rotation``, or ``selection``.
+        formats_differ: Scale every unit of a rotation to the whole of int8; else all alike, by the largest.
+    """
+    rows = _rows(x)
+    mean = rows.mean(axis=0)
+    covariance = np.atleast_2d(np.cov(rows.T))
+    if method == "selection":
+        order, residual = _select(covariance, metric)
+        return Encoder(method, np.eye(len(mean))[list(order)], np.zeros(len(mean)), order, residual)
+    root = _root(metric)
+    values, vectors = np.linalg.eigh(root @ covariance @ root)
+    values, vectors = np.maximum(values[::-1], 0), vectors[:, ::-1]
+    weight = vectors.T @ root
+    weight *= np.where(weight.sum(axis=1) < 0, -1.0, 1.0)[:, None]  # a sign of its own, whatever LAPACK says
+    units = (rows - mean) @ weight.T
+    largest = np.maximum(np.abs(units).max(axis=0), 1e-30)
+    scales = np.array(
+        [activation_scale(units[:, [k]], float(high), "mulshift") for k, high in enumerate(largest)]
+    )
+    gain = 1 / (128 * (scales if formats_differ else np.full(len(scales), scales.max())))
+    weight = weight * gain[:, None]
+    left = np.concatenate([[1.0], 1 - np.cumsum(values) / max(values.sum(), 1e-30)])
+    return Encoder(method, weight, -weight @ mean, (), np.clip(left, 0, 1))
+
+
+def better(rotation: Encoder, selection: Encoder, counts: Sequence[int]) -> Encoder:
+    """Return the rotation if it leaves clearly less error over the counts that may be sent, else the selection."""
+    left = [float(np.mean(each.residual[list(counts)])) for each in (rotation, selection)]
+    return rotation if left[0] < WORTHWHILE * left[1] else selection
+
+
+def _rows(x: Float) -> npt.NDArray[np.float64]:
+    return np.moveaxis(x, 1, -1).reshape(-1, x.shape[1]).astype(np.float64)
+
+
+def _root(matrix: Float) -> Float:
+    values, vectors = np.linalg.eigh(matrix)
+    return np.asarray((vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T)
+
+
+def _select(covariance: Float, metric: Float) -> tuple[tuple[int, ...], Float]:
+    """Greedy: the channel that, sent next, takes away most of the weighted error of a linear prediction of all."""
+    left = covariance.copy()
+    whole = max(float(np.sum(left * metric)), 1e-30)
+    order: list[int] = []
+    residual = [1.0]
+    for _ in range(len(left)):
+        variance = np.diag(left).copy()
+        known = variance <= 1e-12 * max(float(np.diag(covariance).max()), 1e-30)
+        gain = np.einsum("ci,cd,di->i", left, metric, left) / np.where(known, 1.0, variance)
+        gain[known] = 0
+        gain[order] = -1
+        best = int(np.argmax(gain))
+        order.append(best)
+        if not known[best]:
+            left -= np.outer(left[:, best], left[:, best]) / variance[best]
+        residual.append(float(np.clip(np.sum(left * metric) / whole, 0, residual[-1])))
+    return tuple(order), np.array(residual)
+
+
+# --- how many --------------------------------------------------------------------------------------------
+
+
+def auto_counts(units: int, early: bool) -> tuple[int, ...]:
+    """Return the unit counts that may be sent: the paper's powers of two, and every second or fourth.
+
+    CLIO (section 4.1) takes every second channel at early partition points and every fourth at later ones. Beyond half
+    of the units, where little is gained, steps are twice as wide; where counts would be too many, all steps are wider.
+
+    Args:
+        units: How many there are.
+        early: The cut lies in the first half of the network's multiply-accumulates.
+    """
+    step = 2 if early else 4
+    powers = [2**k for k in range(units.bit_length()) if 2**k < units]
+    while True:
+        fine = range(step, int(units * MOST_FINE) + 1, step)
+        coarse = range(int(units * MOST_FINE) // (2 * step) * 2 * step + 2 * step, units, 2 * step)
+        counts = sorted({*powers, *fine, *coarse, units})
+        if len(counts) <= MOST_COUNTS:
+            return tuple(counts)
+        step *= 2

@@ -1,0 +1,291 @@
+"""Splits a network at its partition points: ordered units on the device's side, heads on the cloud's.
+
+float network + calibration → encoder per point → Network with encoders → (quantize) → Program
+Program + calibration → units as the device sends them → heads per point → cloud graphs
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_ir as ir
+
+from clio_cc import graph, reference
+from clio_cc.calibrate import Samples, batched, open_session, run_session
+from clio_cc.cloud import UNITS, cloud_model, tail_model
+from clio_cc.errors import ClioError
+from clio_cc.float_run import Runner
+from clio_cc.heads import Heads, choose_window, exact_heads, fit_heads, thinned
+from clio_cc.judge import class_scores
+from clio_cc.partition import PartitionPoint
+from clio_cc.program import Program
+from clio_cc.qformat import Int8Array
+from clio_cc.quantization.layers import Float, Network
+from clio_cc.slicing import (
+    Encoder,
+    Method,
+    Weighting,
+    auto_counts,
+    better,
+    fit_encoder,
+    metric,
+    probed_samples,
+    readers_gram,
+    sensitivity,
+)
+
+if TYPE_CHECKING:
+    import onnx
+
+AUTO = "auto"
+FITTED_MACS = 2.5e10  # of the device's half in the reference interpreter: some ten seconds
+FITTED_BYTES = 2**28  # of all tensors at the cuts
+FITTED_SAMPLES = 16  # at least
+_BATCH = 16
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Slicing:
+    """How units are made.
+
+    Attributes:
+        slices: ``auto``, or unit counts that may be sent, ascending; counts beyond a point's units mean all of them.
+        method: ``auto``, ``rotation`` or ``selection``.
+        weighting: What an error at the cut counts by: probes of the tail, weights of the layers behind the cut, or equally.
+        formats_differ: Scale every unit to the whole of int8.
+        window: Positions that a head sees in height and width; None for as many as keeps the graph small.
+        stretch: See :func:`clio_cc.heads.fit_heads`.
+    """
+
+    slices: tuple[int, ...] | None = None
+    method: str = AUTO
+    weighting: Weighting = "sensitivity"
+    formats_differ: bool = True
+    window: int | None = None
+    stretch: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class SlicedPoint:
+    """A partition point with its units.
+
+    Attributes:
+        counts: Numbers of units that may be sent.
+        layer: Name of the device's layer that makes the units; '' where nothing runs for them.
+        macs: Multiply-accumulates of that layer.
+        values: What the float network has at the cut over calibration, ``[n, channels, *rest]``.
+    """
+
+    point: PartitionPoint
+    counts: tuple[int, ...]
+    encoder: Encoder
+    layer: str
+    macs: int
+    values: Float
+
+    @property
+    def units(self) -> int:
+        """Number of units."""
+        return len(self.encoder.weight)
+
+
+@dataclass(frozen=True, eq=False)
+class CloudHalf:
+    """The cloud's side of a point."""
+
+    heads: Heads
+    model: onnx.ModelProto
+
+
+def parse_slices(text: str) -> tuple[int, ...] | None:
+    """Return the counts of ``1,2,4,8``, or None for ``auto``.
+
+    Raises:
+        ClioError: it is neither.
+    """
+    if text == AUTO:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdigit() and int(part) for part in parts):
+        raise ClioError(f"'{text}' is not a list of unit counts", "--slices", "give auto, or e.g. 1,2,4,8")
+    return tuple(sorted({int(part) for part in parts}))
+
+
+# --- the device's side ---------------------------------------------------------------------------------
+
+
+def order_units(
+    model: ir.Model,
+    network: Network,
+    points: Sequence[PartitionPoint],
+    samples: Samples,
+    slicing: Slicing,
+    macs: int,
+    progress: Progress,
+) -> tuple[Network, tuple[SlicedPoint, ...]]:
+    """Give every partition point ordered units.
+
+    Args:
+        model: The canonical float graph.
+        network: Its device half, with a tap per point.
+        points: The points, in order of execution.
+        samples: Calibration inputs, as :func:`fitting_samples` gives them.
+        slicing: How.
+        macs: Multiply-accumulates of the whole model.
+        progress: Told (points done, points).
+
+    Returns:
+        The device's half with encoders, and the points.
+    """
+    values = _values_at(model, network.inputs, points, samples)
+    sliced = []
+    for number, point in enumerate(points):
+        progress(number, len(points))
+        x = values[point.tensor]
+        counts = _counts(point, macs, slicing)
+        encoder = _encoder(model, point, samples, x, macs, counts, slicing)
+        layer, added_macs = "", 0
+        if encoder.method == "selection":
+            network = network.with_order(point.name, encoder.order)
+        else:
+            network, added = network.with_encoder(point.name, encoder.weight, encoder.bias)
+            if added is not None:
+                layer, added_macs = added.name, added.macs
+        sliced.append(SlicedPoint(point, counts, encoder, layer, added_macs, x))
+    progress(len(points), len(points))
+    return network, tuple(sliced)
+
+
+def fitting_samples(network: Network, points: Sequence[PartitionPoint], samples: Samples) -> Samples:
+    """Return as many samples as encoders and heads are fitted on: fewer where the network or its tensors are large."""
+    by_macs = FITTED_MACS / max(1, network.macs)
+    by_bytes = FITTED_BYTES / max(1, 4 * sum(point.bytes for point in points))
+    return samples.take(max(FITTED_SAMPLES, int(min(by_macs, by_bytes, samples.count))))
+
+
+def _values_at(
+    model: ir.Model, inputs: Sequence[str], points: Sequence[PartitionPoint], samples: Samples
+) -> dict[str, Float]:
+    """What the float network has at each cut."""
+    names = [point.tensor for point in points]
+    if not names:
+        return {}
+    session = open_session(batched(model, inputs, names))
+    parts: dict[str, list[Float]] = {name: [] for name in names}
+    for start in range(0, samples.count, _BATCH):
+        feed = {name: samples.inputs[name][start : start + _BATCH] for name in inputs}
+        found = run_session(session, feed, names)
+        for point in points:
+            parts[point.tensor].append(found[point.tensor].reshape(-1, *point.shape[1:]))
+    return {name: np.concatenate(arrays) for name, arrays in parts.items()}
+
+
+def _counts(point: PartitionPoint, macs: int, slicing: Slicing) -> tuple[int, ...]:
+    units = point.shape[1]
+    if slicing.slices is not None:
+        return tuple(sorted({min(count, units) for count in slicing.slices}))
+    counts = auto_counts(units, early=2 * point.macs_before < macs)
+    return thinned(counts, units, units)
+
+
+def _encoder(
+    model: ir.Model,
+    point: PartitionPoint,
+    samples: Samples,
+    x: Float,
+    macs: int,
+    counts: Sequence[int],
+    slicing: Slicing,
+) -> Encoder:
+    weights = _metric(model, point, samples, x, macs - point.macs_before, slicing.weighting)
+
+    def fitted(method: Method) -> Encoder:
+        return fit_encoder(x, weights, method, formats_differ=slicing.formats_differ)
+
+    if slicing.method == "selection" or x.ndim not in (2, 4):  # the device encodes images and vectors only
+        return fitted("selection")
+    if slicing.method == "rotation":
+        return fitted("rotation")
+    return better(fitted("rotation"), fitted("selection"), counts)
+
+
+def _metric(
+    model: ir.Model, point: PartitionPoint, samples: Samples, x: Float, tail_macs: int, weighting: Weighting
+) -> Float:
+    if weighting == "none":
+        return np.eye(x.shape[1])
+    value = next(v for node in model.graph for v in node.outputs if v.name == point.tensor)
+    gram = readers_gram(value)
+    if weighting == "readers":
+        return metric(None, gram)
+    run = Runner(tail_model(model, point))
+    count = min(probed_samples(x.shape[1], tail_macs), len(x))
+    chosen = np.linspace(0, len(x) - 1, count).astype(np.int64)
+    probes = np.ascontiguousarray(x[chosen], np.float32)
+    answer = run({UNITS: probes})
+    if len(answer) != 1 or answer[0].dtype.kind != "f":
+        return metric(None, gram)
+    inputs = [array[chosen] for array in samples.inputs.values()]
+    output = model.graph.outputs[0].producer()
+    probed = sensitivity(
+        lambda values: run({UNITS: values})[0],
+        probes,
+        probabilities=graph.is_op(output, "Softmax"),
+        classes=class_scores(inputs, answer),
+    )
+    return metric(probed, gram)
+
+
+# --- the cloud's side ----------------------------------------------------------------------------------
+
+
+def units_sent(
+    program: Program, inputs: Sequence[Int8Array], progress: Progress | None = None
+) -> dict[str, Int8Array]:
+    """Return what the device sends for some inputs, ``[n, units, *rest]`` int8 by partition point.
+
+    Args:
+        program: The device's half.
+        inputs: As the program takes them, ``[n, *shape]`` each.
+        progress: Told (inputs done, inputs).
+    """
+    count = len(inputs[0])
+    parts: dict[str, list[Int8Array]] = {tap.partition: [] for tap in program.taps}
+    for start in range(0, count, _BATCH):
+        outputs = reference.run(program, [x[start : start + _BATCH] for x in inputs])
+        for tap, value in zip(program.taps, outputs, strict=False):
+            parts[tap.partition].append(reference.units_of(tap, value))
+        if progress is not None:
+            progress(min(start + _BATCH, count), count)
+    return {name: np.concatenate(arrays) for name, arrays in parts.items()}
+
+
+def cloud_half(
+    model: ir.Model, sliced: SlicedPoint, units: Int8Array, scale: float, slicing: Slicing
+) -> CloudHalf:
+    """Fit the heads of a point and return the cloud's graph.
+
+    Args:
+        model: The canonical float graph.
+        sliced: The point.
+        units: What the device sends for the samples of `sliced.values`, ``[n, units, *rest]``.
+        scale: Of the units.
+        slicing: How.
+    """
+    channels, rest = sliced.point.shape[1], sliced.point.shape[2:]
+    if sliced.encoder.order and sliced.counts == (channels,):
+        heads = exact_heads(sliced.encoder.order, channels)
+    else:
+        window = slicing.window or choose_window(sliced.units, channels, len(sliced.counts), rest)
+        heads = fit_heads(units, scale, sliced.values, sliced.counts, window, stretch=slicing.stretch)
+    return CloudHalf(heads, cloud_model(model, sliced.point, scale, heads))
+
+
+def clouds(halves: Mapping[str, CloudHalf]) -> dict[str, onnx.ModelProto]:
+    """The cloud graphs by partition point."""
+    return {name: half.model for name, half in halves.items()}
