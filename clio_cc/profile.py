@@ -1,28 +1,35 @@
-"""Time per layer, device and cloud, measured or modelled, each figure with its source: ``profile.csv``."""
+"""Time per layer, device and cloud, each figure with its source: ``profile.csv``.
+
+Rows are the layers of the float graph in order of execution. Directly behind the last layer before a partition point stands
+the point's own row, ``<point>/units`` with the operator ``Encode``: on the device what computes the units, in the cloud the
+head that takes them.
+"""
 
 from __future__ import annotations
 
-import json
-import statistics
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from clio_cc.errors import ClioError, raise_collected
 from clio_cc.table import is_count, number, read_table, write_table
 from clio_cc.targets.facts import Figure
 
 if TYPE_CHECKING:
-    import onnx
-
     from clio_cc.inspection import Layer
 
 CLOUD_MACS_PER_S = Figure(
     1e10, "a round figure for one x86-64 core in float32, not measured ('clio-cc profile' measures)"
 )
 """What `compile` takes for the cloud, so that its output does not depend on the machine that it runs on."""
+
+ENCODE = "Encode"
+FUSED = "fused into "
+
+Partition = Mapping[str, Any]
+"""One of the manifest's partitions."""
 
 
 @dataclass(frozen=True)
@@ -51,16 +58,46 @@ class ProfileRow:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Times:
+    """Microseconds per row by its name, and where they come from."""
+
+    us: Mapping[str, float]
+    source: str
+
+
 COLUMNS = tuple(field.name for field in fields(ProfileRow))
 _COUNTS = ("macs", "weight_bytes", "output_bytes")
 _TIMES = {"device_us": "device_source", "cloud_us": "cloud_source"}
 
 
-# --- models ---------------------------------------------------------------------------------------
+def short_source(source: str) -> str:
+    """The word that says what kind of source it is: ``emulated``, ``fused`` for ``fused into conv1``."""
+    return FUSED.split(maxsplit=1)[0] if source.startswith(FUSED) else source.partition(": ")[0]
+
+
+# --- rows and models --------------------------------------------------------------------------------
+
+
+def encode_name(point: str) -> str:
+    """The name of a partition point's own row, and of its encoder in the Program."""
+    return f"{point}/units"
+
+
+def expected_rows(layers: Sequence[str], partitions: Sequence[Partition]) -> dict[str, bool]:
+    """The rows that a profile must have, in order, and whether they are those of partition points."""
+    rows: dict[str, bool] = {}
+    for layer in layers:
+        rows[layer] = False
+        rows.update((encode_name(p["name"]), True) for p in partitions if p["layer"] == layer)
+    return rows
 
 
 def modelled(
-    layers: Sequence[Layer], device_macs_per_s: Figure, cloud_macs_per_s: Figure = CLOUD_MACS_PER_S
+    layers: Sequence[Layer],
+    device_macs_per_s: Figure,
+    cloud_macs_per_s: Figure = CLOUD_MACS_PER_S,
+    partitions: Sequence[Partition] = (),
 ) -> tuple[ProfileRow, ...]:
     """A profile from multiply-accumulates alone; layers without any count as 0 us on both sides.
 
@@ -68,130 +105,54 @@ def modelled(
         layers: In order of execution, see :mod:`clio_cc.inspection`.
         device_macs_per_s: The target's rate.
         cloud_macs_per_s: The cloud's.
+        partitions: Those that get a row of their own.
     """
-    return tuple(
-        ProfileRow(
-            layer=layer.name,
-            op=layer.op,
-            macs=layer.macs,
-            weight_bytes=layer.weight_bytes,
-            output_bytes=layer.output_bytes,
-            device_us=_time_us(layer.macs, device_macs_per_s) if layer.device else None,
-            device_source=_rate(device_macs_per_s) if layer.device else f"not on the device: {layer.reason}",
-            cloud_us=_time_us(layer.macs, cloud_macs_per_s),
-            cloud_source=_rate(cloud_macs_per_s),
+    rows: list[ProfileRow] = []
+    for layer in layers:
+        sizes = (layer.macs, layer.weight_bytes, layer.output_bytes)
+        device: tuple[float | None, str] = from_macs(layer.macs, device_macs_per_s)
+        if not layer.device:
+            device = (None, f"not on the device: {layer.reason}")
+        rows.append(
+            ProfileRow(layer.name, layer.op, *sizes, *device, *from_macs(layer.macs, cloud_macs_per_s))
         )
-        for layer in layers
+        rows += [
+            _encode_row(partition, device_macs_per_s, cloud_macs_per_s)
+            for partition in partitions
+            if partition["layer"] == layer.name
+        ]
+    return tuple(rows)
+
+
+def from_macs(macs: int, rate: Figure) -> tuple[float, str]:
+    """Microseconds of that many multiply-accumulates, and the source to state."""
+    return round(macs / rate.value * 1e6, 3), f"modelled: MACs at {rate.value / 1e6:g} MMAC/s; {rate.source}"
+
+
+def _encode_row(partition: Partition, device: Figure, cloud: Figure) -> ProfileRow:
+    encoder = partition.get("encoder") or {}
+    macs, head_macs = int(encoder.get("macs", 0)), int(encoder.get("head_macs", 0))
+    free = (0.0, "free: nothing runs here")
+    units = int(partition.get("units", partition["slices"][-1]))
+    return ProfileRow(
+        encode_name(partition["name"]),
+        ENCODE,
+        macs,
+        int(encoder.get("weight_bytes", 0)),
+        units * int(partition["unit_bytes"]),
+        *(from_macs(macs, device) if macs else free),
+        *(from_macs(head_macs, cloud) if head_macs else free),
     )
 
 
-def with_cloud(rows: Sequence[ProfileRow], times: Mapping[str, float], source: str) -> tuple[ProfileRow, ...]:
-    """The rows with measured cloud times (see :func:`measure_cloud`); rows without one stay as they are."""
+def with_cloud(rows: Sequence[ProfileRow], times: Times) -> tuple[ProfileRow, ...]:
+    """The rows with other times in the cloud; rows without one stay as they are."""
     return tuple(
-        replace(row, cloud_us=times[row.layer], cloud_source=source) if row.layer in times else row
+        replace(row, cloud_us=times.us[row.layer], cloud_source=times.source)
+        if row.layer in times.us
+        else row
         for row in rows
     )
-
-
-def _time_us(macs: int, rate: Figure) -> float:
-    return round(macs / rate.value * 1e6, 3)
-
-
-def _rate(rate: Figure) -> str:
-    return f"modelled: MACs at {rate.value / 1e6:g} MMAC/s; {rate.source}"
-
-
-# --- measurement ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class CloudTimes:
-    """Microseconds per node by its name, and where they come from."""
-
-    us: Mapping[str, float]
-    source: str
-
-
-def measure_cloud(model: onnx.ModelProto, repeats: int = 20) -> CloudTimes:
-    """Time every node of a float graph with onnxruntime's profiler on this machine.
-
-    One thread, seeded random input, graph optimizations off so that nodes keep their names (served with them
-    on, a network is rather faster than the sum), median of `repeats` runs after one that is not counted.
-
-    Args:
-        model: Static shapes; every node has a name of its own.
-        repeats: At least 1.
-    """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    options.enable_profiling = True
-    with tempfile.TemporaryDirectory() as folder:
-        options.profile_file_prefix = str(Path(folder, "run"))
-        session = onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
-        inputs = _seeded_inputs(model)
-        for _ in range(repeats + 1):
-            session.run(None, inputs)
-        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-    source = f"measured: onnxruntime {onnxruntime.__version__}, {repeats} runs"
-    return CloudTimes(_medians([node.name for node in model.graph.node], events, repeats + 1), source)
-
-
-def _seeded_inputs(model: onnx.ModelProto) -> dict[str, object]:
-    import numpy as np
-    import onnx
-
-    rng = np.random.default_rng(0)
-    constants = {tensor.name for tensor in model.graph.initializer}
-    inputs: dict[str, object] = {}
-    for value in model.graph.input:
-        if value.name not in constants:
-            kind = value.type.tensor_type
-            dims = [dim.dim_value for dim in kind.shape.dim]
-            dtype = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)
-            inputs[value.name] = rng.standard_normal(dims).astype(dtype)
-    return inputs
-
-
-def _medians(names: Sequence[str], events: Sequence[Mapping[str, object]], runs: int) -> dict[str, float]:
-    """Median time per node over all runs but the first."""
-    kernels = [event for event in events if event.get("cat") == "Node" and _kernel(event)]
-    per_run = len(kernels) // runs
-    assert per_run * runs == len(kernels), "onnxruntime ran another number of kernels each time"
-    totals = [_by_node(names, kernels[run * per_run : (run + 1) * per_run]) for run in range(1, runs)]
-    return {name: round(statistics.median(total[name] for total in totals), 3) for name in names}
-
-
-def _by_node(names: Sequence[str], kernels: Sequence[Mapping[str, object]]) -> dict[str, float]:
-    """Time per node in one run.
-
-    onnxruntime replaces an operator that it has no kernel for (HardSwish, say) by several of its own naming;
-    they count for the node that comes next in the graph if that one has none under its own name, else for the
-    last one seen.
-    """
-    index = {name: i for i, name in enumerate(names)}
-    seen = {_kernel(event) for event in kernels}
-    total = dict.fromkeys(names, 0.0)
-    owner = 0
-    for event in kernels:
-        name = _kernel(event)
-        if name in index:
-            owner = index[name]
-        elif owner + 1 < len(names) and names[owner + 1] not in seen:
-            owner += 1
-        total[names[owner]] += float(str(event["dur"]))
-    return total
-
-
-def _kernel(event: Mapping[str, object]) -> str:
-    """Name of the node that an event timed, empty if it timed something else."""
-    name = str(event.get("name", ""))
-    return name.removesuffix("_kernel_time") if name.endswith("_kernel_time") else ""
 
 
 # --- the table ------------------------------------------------------------------------------------
@@ -202,8 +163,12 @@ def to_csv(rows: Sequence[ProfileRow]) -> str:
     return write_table(COLUMNS, (asdict(row) for row in rows))
 
 
-def read_profile(path: Path) -> tuple[ProfileRow, ...]:
+def read_profile(path: Path, expected: Mapping[str, bool] | None = None) -> tuple[ProfileRow, ...]:
     """Read ``profile.csv``, perhaps edited by hand.
+
+    Args:
+        path: The table.
+        expected: The rows that it must have (:func:`expected_rows`); None for any.
 
     Raises:
         ClioError: It cannot be read, or rows are at fault: all of them are named, with their lines.
@@ -223,7 +188,40 @@ def read_profile(path: Path) -> tuple[ProfileRow, ...]:
     raise_collected(errors)
     if not rows:
         raise ClioError("holds no layers", str(path))
+    if expected is not None:
+        _check_rows(path, rows, layers, expected)
     return tuple(rows)
+
+
+def _check_rows(
+    path: Path, rows: Sequence[ProfileRow], lines: Mapping[str, int], expected: Mapping[str, bool]
+) -> None:
+    """Raise an error if the rows are not the expected ones, in their order."""
+    errors = [
+        f"{path}:{lines[row.layer]}: {unknown_layer(row.layer, expected)}"
+        for row in rows
+        if row.layer not in expected
+    ]
+    errors += [f"{path}: layer '{name}' is missing" for name in expected if name not in lines]
+    if not errors:
+        errors = [
+            f"{path}:{lines[row.layer]}: layer '{row.layer}' stands where '{name}' belongs"
+            for row, name in zip(rows, expected, strict=True)
+            if row.layer != name
+        ][:1]
+        errors += [
+            f"{path}:{lines[row.layer]}: the row of a partition point has the op {ENCODE}, got '{row.op}'"
+            for row in rows
+            if expected[row.layer] and row.op != ENCODE
+        ]
+    hint = "the rows are those that compile wrote; edit times and their sources, or compile again"
+    raise_collected(errors and ["inconsistent profile", *errors], hint=hint)
+
+
+def unknown_layer(name: str, known: Iterable[str]) -> str:
+    """What to say of a layer that is not there."""
+    close = get_close_matches(name, list(known), 1)
+    return f"unknown layer '{name}'" + (f"; did you mean '{close[0]}'?" if close else "")
 
 
 def _mistakes(cells: Mapping[str, str]) -> Iterator[str]:

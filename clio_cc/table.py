@@ -28,8 +28,10 @@ def _cell(value: Cell) -> str:
     return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
 
 
-def read_table(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
-    """Rows of a CSV file with these columns, each with its line; blank lines are skipped.
+def read_table(
+    path: Path, columns: Sequence[str], *others: Sequence[str]
+) -> list[tuple[int, dict[str, str]]]:
+    """Rows of a CSV file with these columns, or with one of the other sets, each with its line; blank lines are skipped.
 
     Raises:
         ClioError: The file is missing, is no text, has other columns, or rows have another number of cells.
@@ -42,17 +44,16 @@ def read_table(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, 
         raise ClioError("cannot be read as UTF-8 text", str(path)) from error
     reader = csv.reader(io.StringIO(text, newline=""))
     header = next(reader, [])
-    if header != list(columns):
-        raise ClioError(
-            f"the first line must be '{','.join(columns)}', got '{','.join(header)}'", f"{path}:1"
-        )
+    if header not in [list(columns), *map(list, others)]:
+        wanted = " or ".join(f"'{','.join(each)}'" for each in (columns, *others))
+        raise ClioError(f"the first line must be {wanted}, got '{','.join(header)}'", f"{path}:1")
     errors = []
     rows = []
     for cells in reader:
-        if len(cells) == len(columns):
-            rows.append((reader.line_num, dict(zip(columns, (cell.strip() for cell in cells), strict=True))))
+        if len(cells) == len(header):
+            rows.append((reader.line_num, dict(zip(header, (cell.strip() for cell in cells), strict=True))))
         elif cells:
-            errors.append(f"{path}:{reader.line_num}: a row has {len(columns)} cells, got {len(cells)}")
+            errors.append(f"{path}:{reader.line_num}: a row has {len(header)} cells, got {len(cells)}")
     raise_collected(errors)
     return rows
 

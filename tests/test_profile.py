@@ -1,12 +1,10 @@
-"""profile.csv there and back, its models, its measurement, and the words for tables that are at fault."""
+"""profile.csv there and back, its models, and the words for tables that are at fault."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-import onnx
-import onnx.parser
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,17 +12,20 @@ from hypothesis import strategies as st
 from clio_cc.errors import ClioError
 from clio_cc.inspection import Layer
 from clio_cc.profile import (
+    COLUMNS,
+    ENCODE,
     ProfileRow,
-    _by_node,
-    measure_cloud,
+    Times,
+    expected_rows,
     modelled,
     read_profile,
+    short_source,
     to_csv,
     with_cloud,
 )
 from clio_cc.targets.facts import Figure
 
-HEADER = "layer,op,macs,weight_bytes,output_bytes,device_us,device_source,cloud_us,cloud_source\n"
+HEADER = ",".join(COLUMNS) + "\n"
 LAYERS = (
     Layer("conv1", "Conv", (1, 16, 32, 32), 442_368, 496, 16_384, True, ""),
     Layer("relu1", "Relu", (1, 16, 32, 32), 0, 0, 16_384, True, ""),
@@ -53,9 +54,58 @@ def test_model_from_macs(table: Path) -> None:
 
 
 def test_cloud_times_replace_the_model() -> None:
-    rows = with_cloud(modelled(LAYERS, Figure(525e6, "paper")), {"conv1": 12.5}, "measured")
+    rows = with_cloud(modelled(LAYERS, Figure(525e6, "paper")), Times({"conv1": 12.5}, "measured"))
     assert (rows[0].cloud_us, rows[0].cloud_source) == (12.5, "measured")
     assert rows[1:] == modelled(LAYERS, Figure(525e6, "paper"))[1:]
+
+
+POINTS = (
+    {
+        "name": "p",
+        "layer": "relu1",
+        "slices": [2, 4],
+        "unit_bytes": 1024,
+        "units": 16,
+        "encoder": {"method": "rotation", "layer": "p/units", "macs": 525, "head_macs": 10**6},
+    },
+    {
+        "name": "q",
+        "layer": "relu1",
+        "slices": [2, 4],
+        "unit_bytes": 10,
+        "encoder": {"layer": None, "macs": 0},
+    },
+    {"name": "r", "layer": "lstm", "slices": [1], "unit_bytes": 10},
+)
+
+
+def test_partition_points_have_rows_behind_their_layer() -> None:
+    rows = modelled(LAYERS, Figure(525e6, "paper"), Figure(1e9, "assumed"), POINTS)
+    assert [(row.layer, row.op) for row in rows] == [
+        *(("conv1", "Conv"), ("relu1", "Relu"), ("p/units", ENCODE), ("q/units", ENCODE)),
+        *(("lstm", "LSTM"), ("r/units", ENCODE)),
+    ]
+    assert rows[2] == ProfileRow(
+        *("p/units", ENCODE, 525, 0, 16384),
+        *(1.0, "modelled: MACs at 525 MMAC/s; paper", 1000.0, "modelled: MACs at 1000 MMAC/s; assumed"),
+    )
+    free = (0.0, "free: nothing runs here")
+    assert rows[3] == ProfileRow("q/units", ENCODE, 0, 0, 40, *free, *free)
+    names = [layer.name for layer in LAYERS]
+    assert expected_rows(names, POINTS) == {row.layer: row.op == ENCODE for row in rows}
+
+
+@pytest.mark.parametrize(
+    ("source", "short"),
+    [
+        ("modelled: MACs at 1 MMAC/s; x: y", "modelled"),
+        ("fused into a: b", "fused"),
+        ("not on the device: no LSTM", "not on the device"),
+        ("my oscilloscope", "my oscilloscope"),
+    ],
+)
+def test_short_sources(source: str, short: str) -> None:
+    assert short_source(source) == short
 
 
 TIMES = st.floats(0, 1e12, allow_nan=False)
@@ -120,33 +170,51 @@ def test_words(table: Path, text: str, message: str) -> None:
     assert str(error.value) == message
 
 
+INCONSISTENT = "inconsistent profile\n  "
+EDIT = "\n  hint: the rows are those that compile wrote; edit times and their sources, or compile again"
+
+
+@pytest.mark.parametrize(
+    ("order", "message"),
+    [
+        ("a b p/units c", ""),
+        ("a p/units b c", "profile.csv:3: layer 'p/units' stands where 'b' belongs"),
+        ("a b c p/units", "profile.csv:4: layer 'c' stands where 'p/units' belongs"),
+        ("b a p/units c", "profile.csv:2: layer 'b' stands where 'a' belongs"),
+        ("a b c", "profile.csv: layer 'p/units' is missing"),
+        ("b p/units", "profile.csv: layer 'a' is missing\n  profile.csv: layer 'c' is missing"),
+        ("a b p/unit c", "profile.csv:4: unknown layer 'p/unit'; did you mean 'p/units'?\n"
+         "  profile.csv: layer 'p/units' is missing"),
+        ("a b p/units c zzzzz", "profile.csv:6: unknown layer 'zzzzz'"),
+    ],
+)  # fmt: skip
+def test_rows_must_be_those_of_compile(table: Path, order: str, message: str) -> None:
+    expected = expected_rows(["a", "b", "c"], [{"name": "p", "layer": "b"}])
+    rows = [
+        ProfileRow(name, ENCODE if name.endswith("units") else "Conv", 1, 1, 1, 1.0, "here", 1.0, "there")
+        for name in order.split()
+    ]
+    table.write_text(to_csv(rows), encoding="utf-8")
+    if not message:
+        assert read_profile(table, expected) == tuple(rows)
+        return
+    with pytest.raises(ClioError) as error:
+        read_profile(table, expected)
+    assert str(error.value) == INCONSISTENT + message + EDIT
+
+
+def test_the_row_of_a_point_must_stay_one(table: Path) -> None:
+    rows = [ProfileRow(name, "Conv", 1, 1, 1, 1.0, "here", 1.0, "there") for name in ("a", "p/units")]
+    table.write_text(to_csv(rows), encoding="utf-8")
+    with pytest.raises(ClioError) as error:
+        read_profile(table, expected_rows(["a"], [{"name": "p", "layer": "a"}]))
+    message = "profile.csv:3: the row of a partition point has the op Encode, got 'Conv'"
+    assert str(error.value) == INCONSISTENT + message + EDIT
+
+
 def test_words_for_files(table: Path) -> None:
     with pytest.raises(ClioError, match=re.escape("profile.csv: no such file")):
         read_profile(table)
     table.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ClioError, match=re.escape("profile.csv: cannot be read as UTF-8 text")):
         read_profile(table)
-
-
-MODEL = """<ir_version: 8, opset_import: ["" : 17]>
-g (float[1,3,16,16] x) => (float[1,3,16,16] y) {
-    a = Relu(x)
-    b = HardSwish(a)
-    y = Softplus(b)
-}"""
-
-
-def test_cloud_is_measured() -> None:
-    model = onnx.parser.parse_model(MODEL)
-    for node, name in zip(model.graph.node, ("relu", "swish", "soft"), strict=True):
-        node.name = name
-    times = measure_cloud(model, repeats=3)
-    assert re.fullmatch(r"measured: onnxruntime \d+\.\d+\.\d+, 3 runs", times.source)
-    assert list(times.us) == ["relu", "swish", "soft"]
-    assert all(us > 0 for us in times.us.values())  # also of HardSwish, which onnxruntime takes apart
-
-
-def test_kernels_of_other_names_count_for_the_operator_they_replace() -> None:
-    events = [("relu", 1), ("HardSigmoid_3", 10), ("Mul_4", 100), ("soft", 1000), ("Cast_5", 1)]
-    kernels = [{"cat": "Node", "name": f"{name}_kernel_time", "dur": us} for name, us in events]
-    assert _by_node(["relu", "swish", "soft"], kernels) == {"relu": 1, "swish": 110, "soft": 1001}

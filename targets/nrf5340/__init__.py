@@ -41,8 +41,8 @@ NRF5340 = Target(
     ),
     cycles_per_instruction=Figure(
         1.29,
-        "MLPerf Tiny, nRF5340 at 128 MHz, microTVM with CMSIS-NN: ResNet-8, DS-CNN and MobileNetV1 in 624 ms, 79.9 M cycles, "
-        "over 61.8 M instructions of CMSIS-NN on QEMU's mps2-an505; by network 1.21 to 1.37",
+        "MLPerf Tiny, nRF5340 at 128 MHz, microTVM with CMSIS-NN: ResNet-8, DS-CNN and MobileNetV1 in 624 ms, 79.9 M "
+        "cycles, over 61.8 M instructions of CMSIS-NN on QEMU's mps2-an505; by network 1.21 to 1.37",
     ),
     device_time="emulated",
     micro_kernels=CORTEX_M_MICRO_KERNELS,
