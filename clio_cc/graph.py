@@ -190,6 +190,12 @@ def macs(node: ir.Node) -> int:
     return 0
 
 
+def known_macs(node: ir.Node) -> int:
+    """As :func:`macs`; 0 where a shape is not known at compile time."""
+    values = [value for value in (*node.inputs, *node.outputs) if value is not None]
+    return macs(node) if all(static_shape(value) is not None for value in values) else 0
+
+
 def weight_bytes(node: ir.Node) -> int:
     """Bytes of flash for a node's constants on an int8 device: 1 per element, 4 per bias element.
 
@@ -270,7 +276,14 @@ def replace_node(
     """Replace a node by another operator with the same first output; it keeps its name unless given."""
     graph, value = graph_of(old), old.outputs[0]
     out = ir.Value(name=value.name, shape=value.shape, type=value.type)
-    node = ir.node(op_type, inputs, attributes=dict(attributes or {}), outputs=[out], name=name or old.name)
+    node = ir.node(
+        op_type,
+        inputs,
+        attributes=dict(attributes or {}),
+        outputs=[out],
+        name=name or old.name,
+        metadata_props=dict(old.metadata_props),
+    )
     graph.insert_before(old, node)
     value.replace_all_uses_with(out, replace_graph_outputs=True)
     graph.remove(old, safe=True)

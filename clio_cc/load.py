@@ -22,6 +22,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import numpy_helper
 
 from clio_cc.errors import ClioError, raise_collected
+from clio_cc.point_names import MODULES_KEY
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +63,11 @@ def load_model(path: Path) -> ir.Model:
     _drop_initialized_inputs(proto.graph)
     _pin_batch(proto.graph, where)
     _check_valid(proto, where)
+    modules = _modules(proto.graph)
     proto = _simplified(_converted(proto, where), where)
+    for node in proto.graph.node:
+        if node.name in modules:
+            node.metadata_props.add(key=MODULES_KEY, value=modules[node.name])
     _check_computes(proto.graph, where)
     return ir.from_proto(proto)
 
@@ -324,6 +329,12 @@ def _converted(proto: onnx.ModelProto, where: str) -> onnx.ModelProto:
     except (RuntimeError, ValueError) as error:
         message = f"cannot be converted from opset {version} to {OPSET}: {_first_line(error)}"
         raise ClioError(message, where, f"export the model with opset {OPSET}") from None
+
+
+def _modules(owner: onnx.GraphProto) -> dict[str, str]:
+    """What the exporter says about the modules that hold a node, by its name; conversion would lose it."""
+    entries = ((node.name, entry) for node in owner.node for entry in node.metadata_props)
+    return {name: entry.value for name, entry in entries if name and entry.key == MODULES_KEY}
 
 
 def _simplified(proto: onnx.ModelProto, where: str) -> onnx.ModelProto:
