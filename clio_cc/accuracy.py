@@ -8,6 +8,7 @@ JALAD, ICPADS'18).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -17,6 +18,8 @@ from clio_cc.table import is_count, number, read_table, write_table
 
 JPEG = "jpeg"
 """Partition of the rows in which a JPEG of the input is sent; its `slices` is the quality, 1 to 100."""
+FEWER_BITS = re.compile(r"(.+)/([0-9]+)bit")
+"""Partition of the rows in which a point's units are sent with fewer bits."""
 METRICS = ("accuracy", "agreement")
 """Share of samples that were answered right, or like the original model."""
 

@@ -218,6 +218,32 @@ def targets_command(as_json: Json = False) -> None:
         )
 
 
+@app.command("links", short_help="List the radios.")
+def links_command(as_json: Json = False) -> None:
+    """List the radios, with the source of each figure; what --json prints of one is also what --link FILE reads."""
+    from clio_cc.link_file import to_json
+    from clio_cc.radios import LINKS
+
+    if as_json:
+        _print_json([to_json(link) for link in LINKS])
+        return
+    rows = [
+        (
+            link.name,
+            _bps(link.ceiling_bps),
+            link.title,
+            *(
+                "" if f is None else f"{f.value:g}"
+                for f in (link.sending_mw, link.energy_nj_per_byte, link.idle_uw)
+            ),
+        )
+        for link in LINKS
+    ]
+    _print_table("Links", ("name", "at most", "", "sending mW", "nJ per byte", "idle uW"), rows)
+    for link in LINKS:
+        print(f"{link.name}: {link.source()}")
+
+
 @app.command("profile", short_help="Time every layer on both sides and write profile.csv.")
 def profile_command(
     out: Annotated[
@@ -322,32 +348,6 @@ def evaluate_command(
             _print_table(title, heads, table)
     for note in found.notes:
         print(f"note: {note}")
-
-
-@app.command("links", short_help="List the radios.")
-def links_command(as_json: Json = False) -> None:
-    """List the radios, with the source of each figure; what --json prints of one is also what --link FILE reads."""
-    from clio_cc.link_file import to_json
-    from clio_cc.radios import LINKS
-
-    if as_json:
-        _print_json([to_json(link) for link in LINKS])
-        return
-    rows = [
-        (
-            link.name,
-            _bps(link.ceiling_bps),
-            link.title,
-            *(
-                "" if f is None else f"{f.value:g}"
-                for f in (link.sending_mw, link.energy_nj_per_byte, link.idle_uw)
-            ),
-        )
-        for link in LINKS
-    ]
-    _print_table("Links", ("name", "at most", "", "sending mW", "nJ per byte", "idle uW"), rows)
-    for link in LINKS:
-        print(f"{link.name}: {link.source()}")
 
 
 @app.command("plan", short_help="Plan which cut to use at which bandwidth.")

@@ -1,70 +1,259 @@
-"""Radios between device and cloud, as named, sourced data.
+"""A radio between device and cloud: how long a transfer takes at a bandwidth, what it costs, and how fast it can be.
 
-The planner counts a transfer as bits / bandwidth: no packets, connection events, losses or reply. That is how
-the CLIO paper counts, and it flatters radios that sleep between packets.
+Bandwidth is what the application sees in the long run, in bits per second. Two kinds of radio:
+
+- A *stream* carries bits at that rate, as CLIO (MobiCom'20) counts: no packets, no waiting.
+- *Connection events* (BLE): the radio sleeps between events that are an interval apart, so a transfer first waits for
+  the next one, at worst a whole interval, and then takes whole events. Time of a data packet and its empty
+  acknowledgement, and packets per event, are those of the Bluetooth Core Specification, volume 6, part B, with what the
+  controller keeps free at either end of an event fitted to two figures by Nordic (see `EVENT_OVERHEAD_US`). A
+  bandwidth below the ceiling means that an event carries fewer bytes than it could (losses, a busy peer).
+
+The reply is a few bytes and does not count.
 """
 
 from __future__ import annotations
 
-import difflib
+import math
 from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
 
-from clio_cc.errors import ClioError
 from clio_cc.targets.facts import Figure
 
-_CLIO = "CLIO (MobiCom'20), section 5.5"
+NS_PER_S = 10**9
+INTER_FRAME_US = 150
+"""Silence before each packet (T_IFS)."""
+EVENT_OVERHEAD_US = 1300
+"""Of every interval no packet is sent in 1.3 ms and 1.5 %: with both, the model gives Nordic's 1327.5 kbit/s at 50 ms and
+1376.2 kbit/s at 400 ms (2M, 251 bytes)."""
+EVENT_OVERHEAD_PERMILLE = 15
+ATT_AND_L2CAP_BYTES = 7
+"""Headers of a notification inside a link-layer payload: 4 bytes L2CAP, 3 bytes ATT."""
+PAYLOAD_BYTES = (27, 251)
+INTERVAL_US = (7500, 4_000_000)
+INTERVAL_STEP_US = 1250
+MOST_LOSS = 0.99
+
+
+def exact(value: float) -> Fraction:
+    """The number as it is written, so that 0.1 is a tenth."""
+    return Fraction(str(float(value)))
+
+
+@dataclass(frozen=True)
+class Phy:
+    """How long a BLE packet is in the air: `fixed_us` and `us_per_byte` for header (2), payload and CRC (3)."""
+
+    fixed_us: int
+    us_per_byte: int
+
+    def packet_us(self, payload: int) -> int:
+        """Time of one packet."""
+        return self.fixed_us + (2 + payload + 3) * self.us_per_byte
+
+
+PHYS = {
+    "2M": Phy(6 * 4, 4),  # preamble 2 bytes, access address 4
+    "1M": Phy(5 * 8, 8),  # preamble 1 byte
+    "coded-500k": Phy(376 + 6, 16),  # preamble 80, address 256, indicator 16, terms 24 and 3 bits
+    "coded-125k": Phy(376 + 24, 64),
+}
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Bits at a constant rate."""
+
+    def time_ns(self, size: int, bps: int) -> Fraction:
+        """Time for `size` bytes at a bandwidth."""
+        return Fraction(size * 8 * NS_PER_S, bps)
+
+    def from_bps(self, size: int, most_ns: Fraction | int) -> int | None:
+        """Lowest whole bandwidth at which `size` bytes, at least 1, take at most `most_ns`; None if there is none."""
+        return -int(-size * 8 * NS_PER_S // most_ns) if most_ns > 0 else None
+
+
+@dataclass(frozen=True)
+class ConnectionEvents:
+    """A BLE connection on which the device sends notifications.
+
+    Attributes:
+        phy: A key of `PHYS`.
+        payload: Largest payload of a link-layer packet, 27 (Bluetooth 4.0) to 251 bytes.
+        interval_us: Between connection events, 7.5 ms to 4 s in steps of 1.25 ms.
+        packets: Most data packets per event that both stacks allow; None: as many as fit.
+        acknowledged: The application waits for an acknowledgement, which comes in the next event, so that only every
+            second one carries data (FLEET, MobiCom'23, section 1).
+        loss: Share of packets that must be sent again.
+        source: Where all this comes from.
+    """
+
+    phy: str
+    payload: int
+    interval_us: int
+    packets: int | None
+    acknowledged: bool
+    loss: float
+    source: str
+
+    def __post_init__(self) -> None:
+        low, high = INTERVAL_US
+        checks = (
+            (self.phy in PHYS, f"phy must be {', '.join(PHYS)}, got '{self.phy}'"),
+            (
+                PAYLOAD_BYTES[0] <= self.payload <= PAYLOAD_BYTES[1],
+                f"payload must be 27 to 251 bytes, got {self.payload}",
+            ),
+            (
+                low <= self.interval_us <= high and self.interval_us % INTERVAL_STEP_US == 0,
+                f"interval_us must be 7500 to 4000000 in steps of 1250, got {self.interval_us}",
+            ),
+            (self.packets is None or self.packets >= 1, f"packets must be at least 1, got {self.packets}"),
+            (0 <= self.loss <= MOST_LOSS, f"loss must be 0 to {MOST_LOSS:g}, got {self.loss:g}"),
+        )
+        mistakes = [words for holds, words in checks if not holds]
+        if not mistakes and self.fitting < 1:
+            mistakes.append(
+                f"interval_us must leave room for a packet and its acknowledgement, {self.pair_us} us"
+            )
+        if mistakes:
+            raise ValueError(*mistakes)
+
+    @cached_property
+    def pair_us(self) -> int:
+        """A full data packet and its empty acknowledgement, each with its silence."""
+        phy = PHYS[self.phy]
+        return phy.packet_us(self.payload) + phy.packet_us(0) + 2 * INTER_FRAME_US
+
+    @property
+    def packet_bytes(self) -> int:
+        """Bytes of the application in a packet."""
+        return self.payload - ATT_AND_L2CAP_BYTES
+
+    @cached_property
+    def fitting(self) -> int:
+        """Data packets that an event has room for."""
+        free = self.interval_us * (1000 - EVENT_OVERHEAD_PERMILLE) - EVENT_OVERHEAD_US * 1000
+        return max(free, 0) // (self.pair_us * 1000)
+
+    @cached_property
+    def packets_per_event(self) -> int:
+        """Data packets in an event."""
+        return self.fitting if self.packets is None else min(self.fitting, self.packets)
+
+    @cached_property
+    def cycle_us(self) -> int:
+        """From one event that carries data to the next."""
+        return self.interval_us * (2 if self.acknowledged else 1)
+
+    @property
+    def ceiling_bps(self) -> int:
+        """Highest bandwidth, rounded up so that a full event's bytes take one event there."""
+        bits = self.packets_per_event * self.packet_bytes * 8 * (1 - exact(self.loss))
+        return math.ceil(bits * 10**6 / self.cycle_us)
+
+    @cached_property
+    def first_ns(self) -> int:
+        """The longest wait for an event, and the longest event."""
+        return (self.interval_us + self.packets_per_event * self.pair_us) * 1000
+
+    def events(self, size: int, bps: int) -> int:
+        """Events that carry `size` bytes at a bandwidth."""
+        return -(-size * 8 * 10**6 // (bps * self.cycle_us))
+
+    def events_ns(self, events: int) -> int:
+        """Longest time until the end of the last of so many events, at least 1."""
+        return self.first_ns + (events - 1) * self.cycle_us * 1000
+
+    def events_from_bps(self, size: int, events: int) -> int:
+        """Lowest bandwidth at which so many events carry `size` bytes."""
+        return -(-size * 8 * 10**6 // (events * self.cycle_us))
+
+    def most_events(self, most_ns: Fraction | int) -> int:
+        """How many events end within a time."""
+        return int((most_ns - self.first_ns) // (self.cycle_us * 1000)) + 1
+
+    def time_ns(self, size: int, bps: int) -> int:
+        """Longest time for `size` bytes at a bandwidth."""
+        return self.events_ns(self.events(size, bps)) if size else 0
+
+    def from_bps(self, size: int, most_ns: Fraction | int) -> int | None:
+        """Lowest whole bandwidth at which `size` bytes, at least 1, take at most `most_ns`; None if there is none."""
+        events = self.most_events(most_ns)
+        return self.events_from_bps(size, events) if events >= 1 else None
 
 
 @dataclass(frozen=True)
 class Link:
-    """A radio of constant rate.
+    """A radio; figures that are not known are None.
 
-    Args:
+    Attributes:
         name: As typed after ``--link``.
-        bandwidth_bps: Bits per second that the application sees.
-        power_mw: While sending.
-        note: Empty, or why the figures must not be taken for a real radio's.
+        title: For people.
+        bandwidth_bps: Of a stream, the most that the application sees.
+        connection: Of a radio with connection events.
+        sending_mw: While a transfer lasts.
+        energy_nj_per_byte: Of the application's bytes, each sent once.
+        idle_uw: Of keeping the link, counted while a transfer lasts.
+        note: Empty, or what to know before trusting the figures.
     """
 
     name: str
     title: str
-    bandwidth_bps: Figure
-    power_mw: Figure
+    bandwidth_bps: Figure | None = None
+    connection: ConnectionEvents | None = None
+    sending_mw: Figure | None = None
+    energy_nj_per_byte: Figure | None = None
+    idle_uw: Figure | None = None
     note: str = ""
 
     def __post_init__(self) -> None:
-        if not float(self.bandwidth_bps.value).is_integer():
-            raise ValueError(f"{self.name}: bandwidth_bps must be whole")
+        if (self.bandwidth_bps is None) == (self.connection is None):
+            raise ValueError("give either bandwidth_bps or connection")
+        if self.bandwidth_bps is not None and not float(self.bandwidth_bps.value).is_integer():
+            raise ValueError("bandwidth_bps must be whole")
 
+    @property
+    def transfer(self) -> Stream | ConnectionEvents:
+        """How bytes travel."""
+        return Stream() if self.connection is None else self.connection
 
-def _clio(radio: str, bandwidth_bps: int, power_mw: float, note: str = "") -> Link:
-    """A radio of the CLIO paper under a name of its own: the figures are the paper's, not this radio's."""
-    return Link(
-        f"clio-{radio.lower()}",
-        f"{radio} as in the CLIO paper",
-        Figure(bandwidth_bps, _CLIO),
-        Figure(power_mw, _CLIO),
-        note,
-    )
+    @property
+    def ceiling_bps(self) -> int:
+        """The highest bandwidth that this radio reaches."""
+        if self.connection is not None:
+            return self.connection.ceiling_bps
+        assert self.bandwidth_bps is not None
+        return int(self.bandwidth_bps.value)
 
+    @property
+    def knows_energy(self) -> bool:
+        """Whether a transfer's energy is known; the idle power alone does not tell."""
+        return self.sending_mw is not None or self.energy_nj_per_byte is not None
 
-LINKS: tuple[Link, ...] = (
-    _clio("LoRa", 50_000, 60, "the paper's figure; no LoRaWAN rate: SF7 at 125 kHz is 4.8 kbit/s"),
-    _clio("ZigBee", 200_000, 60, "the paper's figure; above the 163 kbit/s that 802.15.4 can carry at most"),
-    _clio("BLE", 250_000, 15),
-    _clio("WiFi", 1_000_000, 100),
-)
+    @property
+    def power_mw(self) -> Fraction:
+        """What is drawn for as long as a transfer lasts, apart from the energy per byte."""
+        sending = exact(self.sending_mw.value) if self.sending_mw is not None else Fraction(0)
+        idle = exact(self.idle_uw.value) / 1000 if self.idle_uw is not None else Fraction(0)
+        return sending + idle
 
+    @property
+    def pj_per_byte(self) -> Fraction:
+        """What each byte costs, packets sent again included."""
+        if self.energy_nj_per_byte is None:
+            return Fraction(0)
+        loss = exact(self.connection.loss) if self.connection is not None else Fraction(0)
+        return exact(self.energy_nj_per_byte.value) * 1000 / (1 - loss)
 
-def find_link(name: str) -> Link:
-    """The link of this name.
-
-    Raises:
-        ClioError: There is none; the hint names the nearest, or all of them.
-    """
-    by_name = {link.name: link for link in LINKS}
-    if name in by_name:
-        return by_name[name]
-    near = difflib.get_close_matches(name.lower(), by_name, n=1)
-    hint = f"did you mean '{near[0]}'?" if near else f"links are {', '.join(by_name)}"
-    raise ClioError(f"unknown link '{name}'", hint=hint)
+    def source(self) -> str:
+        """Where the figures come from, in one line."""
+        found = [
+            f"{name} {figure.value:g}: {figure.source}"
+            for name in ("bandwidth_bps", "sending_mw", "energy_nj_per_byte", "idle_uw")
+            if (figure := getattr(self, name)) is not None
+        ]
+        if self.connection is not None:
+            found.insert(0, f"connection: {self.connection.source}")
+        return "; ".join([self.title, *found, *([self.note] if self.note else [])])

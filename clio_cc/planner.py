@@ -1,121 +1,42 @@
-"""Makes the plan: the greedy cover of CLIO §3.4 and the envelope of §3.3.
-
-Latency of a cut at bandwidth b is device + bits / b + cloud: sums over the profile's layers on either side,
-and the transfer at a constant rate. The reply, packet overhead and losses do not count. More bandwidth never
-hurts, so what can be done at one bandwidth can be done at every higher one. All arithmetic is exact, in
-fractions; bandwidths at which something changes are rounded up to whole bits per second.
-"""
+"""Makes the plan: the greedy cover of CLIO §3.4 and the envelope of §3.3, for a deadline, an energy budget, or both."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from fractions import Fraction
-from typing import Any, TypeVar
 
+from clio_cc.accuracy import AccuracyRow
+from clio_cc.envelope import Piece, best, is_inside
 from clio_cc.errors import ClioError
-from clio_cc.link import Link
-from clio_cc.plan import LOCAL, RAW, Interval, Plan, PlanRange, Shortest, Strategy
+from clio_cc.link import Link, Stream, exact
+from clio_cc.options import (
+    Costs,
+    Option,
+    PlanPoint,
+    Times,
+    known_accuracy,
+    local_option,
+    point_options,
+    read_points,
+    rounded_uj,
+    rounded_us,
+)
+from clio_cc.plan import LOCAL, Boundary, Hysteresis, Interval, Plan, PlanRange, Shortest
 from clio_cc.profile import ProfileRow
+from clio_cc.strategies import CLIO, Followed, follow_all, plan_range, strategy, winners
 from clio_cc.targets.facts import Figure
 from clio_cc.units import BandwidthRange, format_bps
+from clio_cc.why import Reasons
+
+__all__ = ["DEADLINE_US", "MARGIN", "PlanPoint", "cover_range", "make_plan", "read_points"]
 
 DEADLINE_US = 300_000
 """CLIO's target latency, and the default."""
-Accuracy = Mapping[tuple[str, int], float]
-"""(partition, slices) → accuracy, from ``accuracy.csv``."""
+MARGIN = Fraction(1, 10)
+"""By which share a bandwidth must exceed a boundary before a runtime switches up."""
 _PROFILE = "profile.csv"
-_T = TypeVar("_T")
-
-
-@dataclass(frozen=True)
-class PlanPoint:
-    """A partition point as the planner sees it.
-
-    Attributes:
-        name: Of the partition point.
-        layer: The last layer on the device's side; None if the raw input is sent.
-        slices: Allowed numbers of units.
-        unit_bytes: Bytes of one unit on the wire.
-    """
-
-    name: str
-    layer: str | None
-    slices: tuple[int, ...]
-    unit_bytes: int
-
-    def __post_init__(self) -> None:
-        if not self.slices or min(self.slices) < 1 or self.unit_bytes < 1:
-            raise ValueError(f"partition point {self.name} sends nothing")
-
-
-@dataclass(frozen=True)
-class _Option:
-    """A point and a number of units, with exact costs."""
-
-    partition: str
-    slices: int
-    bytes: int
-    device_us: Fraction
-    cloud_us: Fraction
-    accuracy: float | None
-
-    @property
-    def compute_us(self) -> Fraction:
-        return self.device_us + self.cloud_us
-
-    def transfer_us(self, bps: int) -> Fraction:
-        return Fraction(self.bytes * 8 * 10**6, bps)
-
-    def latency_us(self, bps: int) -> Fraction:
-        return self.compute_us + self.transfer_us(bps)
-
-    def from_bps(self, deadline_us: int) -> int | None:
-        """Lowest whole bandwidth that meets the deadline; None if none does."""
-        budget_us = deadline_us - self.compute_us
-        if self.bytes == 0:
-            return 1 if budget_us >= 0 else None
-        return math.ceil(self.bytes * 8 * 10**6 / budget_us) if budget_us > 0 else None
-
-
-@dataclass(frozen=True)
-class _Powers:
-    device_mw: Figure | None
-    link_mw: Figure | None
-
-    def energy_uj(self, option: _Option, bps: int) -> float | None:
-        """Energy of device and radio; a radio that sends nothing needs no figure. mW · us = nJ."""
-        if self.device_mw is None or (option.bytes and self.link_mw is None):
-            return None
-        energy_nj = option.device_us * _exact(self.device_mw.value)
-        if option.bytes and self.link_mw is not None:
-            energy_nj += option.transfer_us(bps) * _exact(self.link_mw.value)
-        return _rounded(energy_nj / 1000)
-
-
-def read_points(manifest: Mapping[str, Any], where: str = "manifest.json") -> tuple[PlanPoint, ...]:
-    """The ``partitions`` of a manifest; ``local`` is none.
-
-    ``layer`` (the last layer on the device's side) may be absent where the partition is called like its
-    layer, and for the raw input.
-
-    Raises:
-        ClioError: The manifest does not look like that.
-    """
-    try:
-        return tuple(
-            PlanPoint(
-                name=str(entry["name"]),
-                layer=None if entry["name"] == RAW else entry.get("layer", entry["name"]),
-                slices=tuple(int(count) for count in entry["slices"]),
-                unit_bytes=int(entry["unit_bytes"]),
-            )
-            for entry in manifest["partitions"]
-            if entry["name"] != LOCAL
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise ClioError("not a manifest of this clio-cc", where, "compile again") from error
 
 
 def make_plan(
@@ -123,63 +44,142 @@ def make_plan(
     points: Sequence[PlanPoint],
     bandwidth: BandwidthRange,
     *,
-    deadline_us: int = DEADLINE_US,
+    deadline_us: int | None = DEADLINE_US,
+    budget_uj: Fraction | None = None,
     input_bytes: int,
     link: Link | None = None,
     device_power_mw: Figure | None = None,
-    accuracy: Accuracy | None = None,
+    accuracy: Sequence[AccuracyRow] = (),
+    local: bool = False,
+    margin: Fraction = MARGIN,
 ) -> Plan:
     """Plan for a range of bandwidths.
 
     Args:
-        profile: Layers in order of execution.
+        profile: Layers in order of execution, with `Encode` rows of points behind their layers.
         points: Partition points that were compiled; none means that the whole network runs on the device.
-        bandwidth: The range to cover; a link's own rate is the range of that one bandwidth.
-        deadline_us: From the input's arrival to the result in the cloud.
+        bandwidth: The range to cover; of it, what the link reaches is planned.
+        deadline_us: From the input's arrival to the result in the cloud; None with a budget only.
+        budget_uj: Energy of device and radio per inference; None with a deadline only.
         input_bytes: Bytes of the raw input on the wire, for comparison.
-        link: Whose power counts; without one energy is not known.
+        link: How bytes travel and what that costs; without one at the bandwidth itself, and energy is not known.
         device_power_mw: The target's power while computing.
         accuracy: What was evaluated, if anything.
+        local: Whether the whole network was compiled for the device, too.
+        margin: See :data:`MARGIN`.
 
     Returns:
-        A plan. If nothing meets the deadline, all of the range is a hole; see :func:`check_reachable`.
+        A plan. If nothing meets the deadline, all of the range is a hole; see :func:`clio_cc.plan.check_reachable`.
 
     Raises:
-        ClioError: A point's layer is not in the profile, or has no time on the device.
+        ClioError: The profile does not fit the points; the link does not reach the range; a budget without energies.
     """
-    known = accuracy or {}
-    local = _local(profile, known)
-    options = {point.name: _options(point, profile, known) for point in points}
-    if not options:
-        options = {LOCAL: _only_local(local)}
+    low, high, unreachable = _reached(bandwidth, link)
+    costs = _costs(deadline_us, budget_uj, link, device_power_mw)
+    known = known_accuracy(accuracy)
+    times = Times.of(profile)
+    whole = local_option(times, known)
+    options = {point.name: point_options(point, times, known) for point in points}
+    if local or not options:
+        options[LOCAL] = _only_local(whole)
     every = [option for found in options.values() for option in found]
-    powers = _Powers(device_power_mw, link.power_mw if link is not None else None)
-    low, high = bandwidth.low_bps, bandwidth.high_bps
-    intervals = _intervals(options, bandwidth, deadline_us)
+    intervals = _intervals(options, (low, high), costs)
     # Of points that cover equally much, the one that is fastest where time is shortest comes first.
-    by_latency = sorted(
-        intervals, key=lambda i: min(option.latency_us(low) for option in options[i.partition])
-    )
+    first = {i.partition: min(costs.latency_ns(o, low) for o in options[i.partition]) for i in intervals}
+    by_latency = sorted(intervals, key=lambda interval: first[interval.partition])
     cover, holes = cover_range(by_latency, low, high)
+    pieces = best(every, low, high, costs)
+    ranges = _ranges(pieces, Reasons.of(options, low, high, costs), costs)
+    followed = follow_all(whole, points, times, accuracy, input_bytes, (low, high), costs)
+    followed.append(Followed(CLIO, every, pieces))
     return Plan(
         deadline_us=deadline_us,
+        budget_uj=None if budget_uj is None else float(budget_uj),
         link=link.name if link is not None else None,
         bandwidth=(low, high),
+        unreachable=unreachable,
         intervals=intervals,
         cover=cover,
+        adaptive_cover=cover_range(_adapting(by_latency), low, high)[0],
         holes=holes,
-        ranges=_ranges(every, bandwidth, deadline_us, powers),
-        strategies=_strategies(
-            ([local] if local else []),
-            _raw(profile, input_bytes, known),
-            options,
-            bandwidth,
-            deadline_us,
-            powers,
-        ),
-        shortest=_shortest(every, high),
+        ranges=ranges,
+        hysteresis=_hysteresis(ranges, high, margin, bool(holes)),
+        strategies=tuple(strategy(each, (low, high), costs) for each in followed),
+        winners=winners(followed, (low, high), costs),
+        shortest=_figures(min(every, key=lambda option: costs.latency_ns(option, high)), high, costs),
+        cheapest=_cheapest(every, high, costs),
         sources=_sources(device_power_mw, link),
     )
+
+
+def _reached(bandwidth: BandwidthRange, link: Link | None) -> tuple[int, int, tuple[int, int] | None]:
+    """The part of a range that a link reaches, and the rest."""
+    low, high = bandwidth.low_bps, bandwidth.high_bps
+    if link is None or high <= link.ceiling_bps:
+        return low, high, None
+    top = link.ceiling_bps
+    if low > top:
+        raise ClioError(
+            f"link '{link.name}' reaches at most {format_bps(top)}, the range begins at {format_bps(low)}",
+            hint="without --bandwidth the plan is for the link's own rate",
+        )
+    return low, top, (top, high)
+
+
+def _costs(
+    deadline_us: int | None, budget_uj: Fraction | None, link: Link | None, device_power_mw: Figure | None
+) -> Costs:
+    if deadline_us is None and budget_uj is None:
+        raise ValueError("neither a deadline nor a budget")
+    if budget_uj is not None:
+        _check_energy_is_known(link, device_power_mw)
+    known = link is not None and link.knows_energy
+    return Costs(
+        transfer=Stream() if link is None else link.transfer,
+        device_mw=None if device_power_mw is None else exact(device_power_mw.value),
+        radio_mw=link.power_mw if link is not None and known else None,
+        radio_pj_per_byte=link.pj_per_byte if link is not None else Fraction(0),
+        deadline_ns=None if deadline_us is None else deadline_us * 1000,
+        budget_pj=None if budget_uj is None else budget_uj * 10**6,
+    )
+
+
+def _check_energy_is_known(link: Link | None, device_power_mw: Figure | None) -> None:
+    if link is None:
+        raise ClioError("an energy budget needs a link", hint="add --link; `clio-cc links` lists them")
+    if not link.knows_energy:
+        raise ClioError(
+            f"an energy budget needs a link whose energy is known; that of '{link.name}' is not",
+            hint="give a file with sending_mw or energy_nj_per_byte; `clio-cc links --json` shows the form",
+        )
+    if device_power_mw is None:
+        raise ClioError("an energy budget needs the device's power, which is not known")
+
+
+def _only_local(whole: Option | None) -> tuple[Option, ...]:
+    if whole is None:
+        raise ClioError(
+            "the whole network is to run on the device, and some layers have no device_us", _PROFILE
+        )
+    return (whole,)
+
+
+# --- cover ----------------------------------------------------------------------------------------
+
+
+def _intervals(
+    options: Mapping[str, Sequence[Option]], bandwidth: tuple[int, int], costs: Costs
+) -> tuple[Interval, ...]:
+    low, high = bandwidth
+    found = []
+    for name, choices in options.items():
+        starts = [costs.from_bps(option) for option in choices]
+        reached = [start for start in starts if start is not None and is_inside(start, low, high)]
+        if reached:
+            last = starts[-1]  # of all units
+            everything = max(last, low) if last is not None and last <= high else None
+            found.append(Interval(name, max(min(reached), low), high, everything))
+    return tuple(found)
 
 
 def cover_range(
@@ -187,8 +187,8 @@ def cover_range(
 ) -> tuple[tuple[str, ...], tuple[tuple[int, int], ...]]:
     """The fewest intervals that cover all of [low, high] that any interval covers, and the holes that remain.
 
-    Greedy: of the intervals that reach back to where the cover ends, take the one that reaches farthest; of
-    equals the first. Single bandwidths cover nothing, unless one is asked for.
+    Greedy (CLIO §3.4): of the intervals that reach back to where the cover ends, take the one that reaches farthest;
+    of equals the first. Single bandwidths cover nothing, unless one is asked for.
     """
     if low == high:
         found = next((i.partition for i in intervals if i.from_bps <= low <= i.to_bps), None)
@@ -200,9 +200,9 @@ def cover_range(
         ahead = [i for i in intervals if i.to_bps > max(position, i.from_bps) and i.from_bps < high]
         reaching = [i for i in ahead if i.from_bps <= position]
         if reaching:
-            best = max(reaching, key=lambda i: i.to_bps)
-            chosen.append(best.partition)
-            position = best.to_bps
+            farthest = max(reaching, key=lambda i: i.to_bps)
+            chosen.append(farthest.partition)
+            position = farthest.to_bps
         else:
             start = min((i.from_bps for i in ahead), default=high)
             holes.append((position, start))
@@ -210,211 +210,63 @@ def cover_range(
     return tuple(chosen), tuple(holes)
 
 
-# --- options --------------------------------------------------------------------------------------
+def _adapting(intervals: Sequence[Interval]) -> list[Interval]:
+    """CLIO's equation 3: up to where all units fit; beyond, a point has nothing left to adapt."""
+    return [
+        Interval(i.partition, i.from_bps, i.to_bps if i.all_from_bps is None else i.all_from_bps)
+        for i in intervals
+    ]
 
 
-def _options(point: PlanPoint, profile: Sequence[ProfileRow], accuracy: Accuracy) -> tuple[_Option, ...]:
-    count = _layers_before(point, profile)
-    device_us = _device_us(profile[:count])
-    if device_us is None:
-        missing = next(row for row in profile if row.device_us is None)
-        raise ClioError(
-            f"partition point '{point.name}' needs a device_us for layer '{missing.layer}', which has none",
-            _PROFILE,
-        )
-    cloud_us = _cloud_us(profile[count:])
-    return tuple(
-        _Option(
-            point.name,
-            slices,
-            slices * point.unit_bytes,
-            device_us,
-            cloud_us,
-            accuracy.get((point.name, slices)),
-        )
-        for slices in point.slices
-    )
+# --- envelope -------------------------------------------------------------------------------------
 
 
-def _layers_before(point: PlanPoint, profile: Sequence[ProfileRow]) -> int:
-    """Layers on the device's side: all paths cross the cut, so in any order of execution they come first."""
-    if point.layer is None:
-        return 0
-    for index, row in enumerate(profile):
-        if row.layer == point.layer:
-            return index + 1
-    raise ClioError(
-        f"layer '{point.layer}' of partition point '{point.name}' is not in the profile", _PROFILE
-    )
-
-
-def _local(profile: Sequence[ProfileRow], accuracy: Accuracy) -> _Option | None:
-    device_us = _device_us(profile)
-    if device_us is None:
-        return None
-    return _Option(LOCAL, 0, 0, device_us, Fraction(0), accuracy.get((LOCAL, 0)))
-
-
-def _only_local(local: _Option | None) -> tuple[_Option, ...]:
-    if local is None:
-        raise ClioError("there is no partition point, and some layers have no device_us", _PROFILE)
-    return (local,)
-
-
-def _raw(profile: Sequence[ProfileRow], input_bytes: int, accuracy: Accuracy) -> _Option:
-    return _Option(RAW, 1, input_bytes, Fraction(0), _cloud_us(profile), accuracy.get((RAW, 1)))
-
-
-def _device_us(rows: Sequence[ProfileRow]) -> Fraction | None:
-    times = [row.device_us for row in rows]
-    known = [time for time in times if time is not None]
-    return sum(map(_exact, known), Fraction(0)) if len(known) == len(times) else None
-
-
-def _cloud_us(rows: Sequence[ProfileRow]) -> Fraction:
-    return sum((_exact(row.cloud_us) for row in rows), Fraction(0))
-
-
-def _exact(value: float) -> Fraction:
-    """The number as it is written, so that 0.1 is a tenth."""
-    return Fraction(str(float(value)))
-
-
-def _rounded(value: Fraction) -> float:
-    return round(float(value), 3)
-
-
-# --- parts of the plan ----------------------------------------------------------------------------
-
-
-def _intervals(
-    options: Mapping[str, Sequence[_Option]], bandwidth: BandwidthRange, deadline_us: int
-) -> tuple[Interval, ...]:
+def _ranges(pieces: Sequence[Piece], reasons: Reasons, costs: Costs) -> tuple[PlanRange, ...]:
     found = []
-    for name, choices in options.items():
-        starts = [start for option in choices if (start := option.from_bps(deadline_us)) is not None]
-        if starts and _is_inside(min(starts), bandwidth):
-            found.append(Interval(name, max(min(starts), bandwidth.low_bps), bandwidth.high_bps))
+    before: Option | None = None
+    for piece in pieces:
+        figures = plan_range(piece, costs)
+        found.append(replace(figures, why=reasons.why(piece, before)))
+        before = piece.option
     return tuple(found)
 
 
-def _is_inside(start_bps: int, bandwidth: BandwidthRange) -> bool:
-    """Whether what holds from `start_bps` on holds in some of the range, and not at its upper end only."""
-    return start_bps < bandwidth.high_bps or start_bps == bandwidth.low_bps
+def _hysteresis(ranges: Sequence[PlanRange], high: int, margin: Fraction, hole: bool) -> Hysteresis:
+    """Up with a margin, but not beyond the range's upper end, or its last choice would never be used; down at once."""
+    found = []
+    if hole and ranges:
+        start = ranges[0].from_bps
+        found.append(Boundary(start, start, start, None, 0))
+    for index, above in enumerate(ranges[1:]):
+        at = above.from_bps
+        found.append(Boundary(at, min(math.ceil(at * (1 + margin)), high), at, index, index + 1))
+    return Hysteresis(float(margin), tuple(found))
 
 
-def _ranges(
-    options: Sequence[_Option], bandwidth: BandwidthRange, deadline_us: int, powers: _Powers
-) -> tuple[PlanRange, ...]:
-    """Highest accuracy that meets the deadline (unknown is lowest), then lowest latency.
-
-    Options of one accuracy meet the deadline from some bandwidth on, and the fastest of them is then one that
-    does: so the range splits where a better accuracy comes into reach, and each part is the lower envelope of
-    its options.
-    """
-    starts: list[tuple[int, float]] = []
-    by_accuracy: dict[float, list[_Option]] = {}
-    for option in options:
-        start = option.from_bps(deadline_us)
-        if start is not None and _is_inside(start, bandwidth):
-            value = option.accuracy if option.accuracy is not None else -math.inf
-            by_accuracy.setdefault(value, []).append(option)
-            starts.append((max(start, bandwidth.low_bps), value))
-    steps: list[tuple[int, float]] = []
-    for start, value in sorted(starts, key=lambda step: (step[0], -step[1])):
-        if not steps or value > steps[-1][1]:
-            steps.append((start, value))
-    choices = [
-        choice
-        for start, end, value in _with_ends(steps, bandwidth.high_bps)
-        for choice in _fastest(by_accuracy[value], start, end)
-    ]
-    return tuple(
-        PlanRange(
-            start,
-            end,
-            option.partition,
-            option.slices,
-            _rounded(option.latency_us(start)),
-            powers.energy_uj(option, start),
-            option.accuracy,
-        )
-        for start, end, option in _with_ends(choices, bandwidth.high_bps)
-    )
+# --- figures --------------------------------------------------------------------------------------
 
 
-def _with_ends(steps: Sequence[tuple[int, _T]], high: int) -> list[tuple[int, int, _T]]:
-    """(start, value) → (start, end, value), where each ends where the next starts and the last at `high`."""
-    ends = [*(start for start, _ in steps[1:]), high]
-    return [(start, end, value) for (start, value), end in zip(steps, ends, strict=False)]
-
-
-def _fastest(options: Sequence[_Option], low: int, high: int) -> list[tuple[int, _Option]]:
-    """Which option has the lowest latency from which bandwidth on, from `low` up to, not including, `high`.
-
-    Latency is a line over 1 / bandwidth: more bandwidth favors options that send more and compute less.
-    """
-    hull: list[tuple[int, _Option]] = []
-    for option in sorted(options, key=lambda o: (o.bytes, o.compute_us)):
-        start = low
-        while hull and option.compute_us < hull[-1][1].compute_us:
-            top_start, top = hull[-1]
-            saved_us = top.compute_us - option.compute_us
-            start = math.floor((option.bytes - top.bytes) * 8 * 10**6 / saved_us) + 1
-            if start > top_start:
-                break
-            hull.pop()
-            start = low
-        if not hull or (option.compute_us < hull[-1][1].compute_us and start < high):
-            hull.append((start, option))
-    return hull
-
-
-def _strategies(
-    local: Sequence[_Option],
-    raw: _Option,
-    options: Mapping[str, Sequence[_Option]],
-    bandwidth: BandwidthRange,
-    deadline_us: int,
-    powers: _Powers,
-) -> tuple[Strategy, ...]:
-    """Everything local (if the device can), the raw input, then every point with all its units."""
-    whole = [
-        max(found, key=lambda o: o.slices) for name, found in options.items() if name not in (LOCAL, RAW)
-    ]
-    kinds = [(LOCAL, option) for option in local] + [(RAW, raw)] + [("cut", option) for option in whole]
-    low, high = bandwidth.low_bps, bandwidth.high_bps
-
-    def strategy(kind: str, option: _Option) -> Strategy:
-        start = option.from_bps(deadline_us)
-        reached = start is not None and _is_inside(start, bandwidth)
-        return Strategy(
-            strategy=kind,
-            partition=option.partition,
-            slices=option.slices,
-            bytes=option.bytes,
-            from_bps=max(start, low) if start is not None and reached else None,
-            to_bps=high if reached else None,
-            latency_us=_rounded(option.latency_us(low)),
-            shortest_us=_rounded(option.latency_us(high)),
-            energy_uj=powers.energy_uj(option, low),
-            accuracy=option.accuracy,
-        )
-
-    return tuple(strategy(kind, option) for kind, option in kinds)
-
-
-def _shortest(options: Sequence[_Option], high: int) -> Shortest:
-    best = min(options, key=lambda option: option.latency_us(high))
+def _figures(option: Option, high: int, costs: Costs) -> Shortest:
     return Shortest(
-        best.partition,
-        best.slices,
-        best.bytes,
-        _rounded(best.device_us),
-        _rounded(best.transfer_us(high)),
-        _rounded(best.cloud_us),
-        _rounded(best.latency_us(high)),
+        option.partition,
+        option.slices,
+        option.bytes,
+        rounded_us(option.device_ns),
+        rounded_us(costs.transfer.time_ns(option.bytes, high)),
+        rounded_us(option.cloud_ns),
+        rounded_us(costs.latency_ns(option, high)),
+        rounded_uj(None if costs.device_mw is None else option.device_ns * costs.device_mw),
+        rounded_uj(costs.energy_pj(option, high)),
     )
+
+
+def _cheapest(options: Sequence[Option], high: int, costs: Costs) -> Shortest | None:
+    known = [
+        (energy, i)
+        for i, option in enumerate(options)
+        if (energy := costs.energy_pj(option, high)) is not None
+    ]
+    return _figures(options[min(known)[1]], high, costs) if known else None
 
 
 def _sources(device_power_mw: Figure | None, link: Link | None) -> dict[str, str]:
@@ -422,9 +274,5 @@ def _sources(device_power_mw: Figure | None, link: Link | None) -> dict[str, str
     if device_power_mw is not None:
         sources["device_power"] = f"{device_power_mw.value:g} mW; {device_power_mw.source}"
     if link is not None:
-        note = f"; {link.note}" if link.note else ""
-        sources["link"] = (
-            f"{link.title}: {format_bps(int(link.bandwidth_bps.value))}, {link.power_mw.value:g} mW; "
-            f"{link.bandwidth_bps.source}{note}"
-        )
+        sources["link"] = link.source()
     return sources

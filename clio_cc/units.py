@@ -1,4 +1,4 @@
-"""Bandwidths and times as people type them: ``50k:2M`` bits per second, ``300ms``; and back to text."""
+"""Bandwidths, times, energies as people type them: ``50k:2M`` bits per second, ``300ms``, ``5mJ``; and back to text."""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ from fractions import Fraction
 
 from clio_cc.errors import ClioError
 
-_BANDWIDTH_UNITS = {"": 1, "k": 10**3, "M": 10**6}
-_TIME_UNITS = {"us": 1, "ms": 10**3, "s": 10**6}
+Units = Mapping[str, int | Fraction]
+_BANDWIDTH_UNITS: Units = {"": 1, "k": 10**3, "M": 10**6}
+_TIME_UNITS: Units = {"us": 1, "ms": 10**3, "s": 10**6}
+_ENERGY_UNITS: Units = {"nJ": Fraction(1, 1000), "uJ": 1, "mJ": 10**3, "J": 10**6}
 _NUMBER = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([A-Za-z/]*)", re.ASCII)
 _BANDWIDTH_RULE = "bandwidth is in bits per second, k and M are thousands and millions"
+_CLOCK_RULE = "a clock frequency is in hertz, k and M are thousands and millions"
 _TIME_RULE = "a time needs a unit: us, ms or s"
+_ENERGY_RULE = "an energy needs a unit: nJ, uJ, mJ or J"
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,15 @@ def parse_bandwidth_range(text: str, where: str = "--bandwidth") -> BandwidthRan
     return BandwidthRange(low, high)
 
 
+def parse_frequency_hz(text: str, where: str = "--clock") -> int:
+    """Hertz of ``216M`` or ``32768``.
+
+    Raises:
+        ClioError: It is none, is 0, or is not a whole number of hertz.
+    """
+    return _whole(text, "a clock frequency", _BANDWIDTH_UNITS, _CLOCK_RULE, "hertz", where)
+
+
 def parse_time_us(text: str, where: str = "--deadline") -> int:
     """Microseconds of ``300ms``, ``1.5s`` or ``800us``.
 
@@ -62,6 +75,28 @@ def parse_time_us(text: str, where: str = "--deadline") -> int:
         ClioError: It is none, is 0, or is not a whole number of microseconds.
     """
     return _whole(text, "a time", _TIME_UNITS, _TIME_RULE, "microseconds", where)
+
+
+def parse_energy_uj(text: str, where: str = "--energy") -> Fraction:
+    """Microjoules of ``5mJ``, ``800uJ`` or ``0.1J``, exactly.
+
+    Raises:
+        ClioError: It is none, or is 0.
+    """
+    return _value(text, "an energy", _ENERGY_UNITS, _ENERGY_RULE, where)
+
+
+def parse_share(text: str, where: str) -> Fraction:
+    """The share of ``10%`` or ``0.1``, exactly; 0 to 1.
+
+    Raises:
+        ClioError: It is none.
+    """
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?(%?)", text.strip(), re.ASCII)
+    value = Fraction(match[1]) / (100 if match[2] else 1) if match is not None else None
+    if value is None or value > 1:
+        raise ClioError(f"'{text}' is not a share from 0% to 100%", where, "give it like 10% or 0.1")
+    return value
 
 
 def format_bps(bps: int) -> str:
@@ -74,7 +109,19 @@ def format_us(us: Fraction | float) -> str:
     return _scaled(Fraction(us), _TIME_UNITS)
 
 
-def _whole(text: str, what: str, units: Mapping[str, int], rule: str, base: str, where: str) -> int:
+def format_uj(uj: Fraction | float) -> str:
+    """``5mJ``, ``812.5uJ``, ``20nJ``, rounded to four digits."""
+    return _scaled(Fraction(uj), _ENERGY_UNITS)
+
+
+def _whole(text: str, what: str, units: Units, rule: str, base: str, where: str) -> int:
+    value = _value(text, what, units, rule, where)
+    if value.denominator != 1:
+        raise ClioError(f"'{text}' is not a whole number of {base}", where)
+    return int(value)
+
+
+def _value(text: str, what: str, units: Units, rule: str, where: str) -> Fraction:
     match = _NUMBER.fullmatch(text.strip())
     if match is None or match[2] not in units:
         near = _nearest(match[2], units) if match is not None else None
@@ -83,20 +130,18 @@ def _whole(text: str, what: str, units: Mapping[str, int], rule: str, base: str,
     value = Fraction(match[1]) * units[match[2]]
     if value == 0:
         raise ClioError(f"'{text}' is not above 0", where)
-    if value.denominator != 1:
-        raise ClioError(f"'{text}' is not a whole number of {base}", where)
-    return int(value)
+    return value
 
 
-def _nearest(unit: str, units: Mapping[str, int]) -> str | None:
-    """The unit probably meant: one that starts alike (``kb``, ``Mbps``, ``msec``); ms where there is none."""
+def _nearest(unit: str, units: Units) -> str | None:
+    """The unit probably meant: one that starts alike (``kb``, ``Mbps``, ``msec``); the thousandth where there is none."""
     if not unit:
-        return "ms"
+        return next(known for known in units if known.startswith("m"))
     by_length = sorted((known for known in units if known), key=len, reverse=True)
     return next((known for known in by_length if unit.lower().startswith(known.lower())), None)
 
 
-def _scaled(value: Fraction, units: Mapping[str, int]) -> str:
+def _scaled(value: Fraction, units: Units) -> str:
     """Four significant digits with the largest unit that leaves at least 1 before the point."""
     by_size = sorted(units.items(), key=lambda item: item[1], reverse=True)
     unit, factor = next((item for item in by_size if value >= item[1]), by_size[-1])

@@ -24,7 +24,7 @@ from clio_cc.passes.runner import pass_name
 Clio = Callable[..., Done]
 Golden = Callable[[str, str], None]
 
-COMMANDS = ("compile", "inspect", "targets", "profile", "evaluate", "plan", "verify")
+COMMANDS = ("compile", "inspect", "targets", "links", "profile", "evaluate", "plan", "verify")
 NO_DATA = (
     "clio-cc: warning: no calibration data: formats and accuracy mean nothing until real data is given "
     "with --calibration\n"
@@ -137,7 +137,7 @@ def test_three_commands_in_an_empty_folder(tmp_path: Path) -> None:
 
     done = typed("profile")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "Profile\n" in done.stdout and "source: measured: onnxruntime" in done.stdout
+    assert "Profile\n" in done.stdout and "cloud: measured: onnxruntime" in done.stdout
     measured = (tmp_path / "clio-out/profile.csv").read_text()
     assert measured.splitlines()[0] == modelled.splitlines()[0] and "measured: onnxruntime" in measured
 
@@ -261,7 +261,7 @@ def test_tables_are_for_people(out: Path, clio: Clio) -> None:
     for arguments, words in (
         (["targets"], ["stm32f7: STM32F746", "clock_hz", "ram_bytes"]),
         (["inspect", MODEL], ["Layers\n", "Partition points\n", "flatten_Flatten", "yes"]),
-        (["plan", out], ["Plan for 300ms\n", "Fixed strategies\n", "flatten_Flatten"]),
+        (["plan", out], ["Plan for 300ms\n", "Strategies\n", "Which wins\n", "flatten"]),
     ):
         done = clio(*arguments)
         assert (done.code, done.err) == (0, "")
