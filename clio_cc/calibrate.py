@@ -229,22 +229,21 @@ def calibrate(
     """
     known = graph.value_names(model.graph) - network.encoded
     names = [name for name in network.layouts if name in known]
-    encoders = [layer for layer in network.layers if layer.output in network.encoded]
+    made = [layer for layer in network.layers if layer.output not in known] if network.encoded else []
     session = open_session(batched(model, network.inputs, names))
     recorded = sum(int(np.prod(network.layouts[name].shape)) for name in names)
     batch = int(np.clip(BATCH_BYTES / (4 * recorded), 1, 32))
     recorders = {
-        name: _Recorder(index, samples.count)
-        for index, name in enumerate([*names, *(layer.output for layer in encoders)])
+        name: _Recorder(index, samples.count) for index, name in enumerate([*names, *sorted(network.encoded)])
     }
     for start in range(0, samples.count, batch):
         feed = {name: samples.inputs[name][start : start + batch] for name in network.inputs}
         found = run_session(session, feed, names)
         values = {name: network.layouts[name].to_device(found[name]) for name in names}
-        for layer in encoders:
+        for layer in made:
             values[layer.output] = layer.evaluate([values[name] for name in layer.inputs])
-        for name, value in values.items():
-            recorders[name].record(value)
+        for name, recorder in recorders.items():
+            recorder.record(values[name])
         if progress is not None:
             progress(min(start + batch, samples.count), samples.count)
     found_statistics = {name: recorder.statistics() for name, recorder in recorders.items()}

@@ -33,15 +33,19 @@ _TO_HWC, _TO_CHW = (0, 2, 3, 1), (0, 3, 1, 2)
 
 
 def device_onnx(quantized: Quantized) -> onnx.ModelProto:
-    """Return the device's half as an ONNX model: float inputs and outputs in the original model's layout, any batch."""
+    """Return the device's half as an ONNX model: float inputs and outputs in the original model's layout, any batch.
+
+    What leaves at a partition point is its units in their order.
+    """
     writer = _Writer()
     program, layouts = quantized.program, quantized.network.layouts
     for tensor in program.inputs:
         writer.input(tensor, layouts[tensor.name])
     for op in program.operators:
         writer.add(op)
+    orders = {tap.tensor: tap.order for tap in program.taps}
     for name in program.outputs:
-        writer.output(program.tensors[name], layouts[name])
+        writer.output(program.tensors[name], layouts[name], orders.get(name, ()))
     graph = helper.make_graph(writer.nodes, "device", writer.inputs, writer.outputs, writer.constants)
     return helper.make_model(
         graph,
@@ -123,15 +127,18 @@ class _Writer:
             source = self.node("Transpose", [name], f"{tensor.name}:planes", perm=permutation)
         self.quantize(source, tensor)
 
-    def output(self, tensor: Tensor, layout: Layout) -> None:
+    def output(self, tensor: Tensor, layout: Layout, units: Sequence[int]) -> None:
         name, source = f"{tensor.name}:output", tensor.name
         order = (0, 3, 1, 2) if len(tensor.shape) == 3 else tuple(range(len(layout.graph_shape)))
         permutation = np.argsort([(0, *layout.order)[axis] for axis in order]).tolist()
         if permutation != sorted(permutation):
-            self.node("Transpose", [source], name, perm=permutation)
+            source = self.node("Transpose", [source], f"{name}:moved", perm=permutation)
+        shape: list[str | int | None] = ["batch", *layout.graph_shape[1:]]
+        if units:
+            shape[1] = len(units)
+            self.node("Gather", [source, self.constant(f"{name}:units", units, np.int64)], name, axis=1)
         else:
             self.node("Identity", [source], name)
-        shape: list[str | int | None] = ["batch", *layout.graph_shape[1:]]
         self.outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
 
     # operators

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from clio_cc import reference, results, toolchain
-from clio_cc.compiler import FLOAT_ONNX
+from clio_cc.artifacts import FLOAT_ONNX
 from clio_cc.errors import ClioError
 from clio_cc.execution import Execution, Mismatch, execute
 from clio_cc.float_run import TOLERANCE, difference, run_each
 from clio_cc.program import Program
 from clio_cc.qformat import Int8Array, quantize
 from clio_cc.targets import HOST, Board, find_target
+
+if TYPE_CHECKING:
+    import onnx
+    import onnx_ir as ir
 
 BOARDS = ("all", "host", "emulated")
 
@@ -39,6 +43,25 @@ class Stated:
 
 
 @dataclass(frozen=True)
+class Split:
+    """What a partition point's two halves give. Differences are relative to the largest of the right output.
+
+    Attributes:
+        partition: Name of the point.
+        error: Between the original model and its two halves, nothing quantized.
+        graph_error: Between what follows the heads in the cloud's graph as written and the original model's second half,
+            fed the same.
+        quantized_error: Between the original model and the device's half quantized with the cloud's graph as written, all
+            units sent.
+    """
+
+    partition: str
+    error: float
+    graph_error: float
+    quantized_error: float
+
+
+@dataclass(frozen=True)
 class Verification:
     """Everything that `verify` checked.
 
@@ -48,11 +71,9 @@ class Verification:
         ram: Arena and stack.
         flash: Code and constants.
         stack: Reserved in the manifest, and used on the emulated board without hooks (at most as much).
-        cloud_error: Largest difference, relative to the original's largest output, between the original model and its two
-            halves, nothing quantized; None where all runs on the device.
-        graph_error: Largest difference, likewise, between the cloud's graph as written and the original model's second
-            half, both fed the device's units; None likewise.
-        quantized_error: As `cloud_error`, with the device's half quantized and the cloud's graph as written, int8 units.
+        splits: One per partition point.
+        local_error: Largest difference, relative to the original's largest output, between the original model and the
+            device's outputs; None where the cloud has the last word.
         changed: Files that are not what `compile` wrote.
     """
 
@@ -62,9 +83,8 @@ class Verification:
     ram: Stated
     flash: Stated
     stack: Stated
-    cloud_error: float | None
-    graph_error: float | None
-    quantized_error: float
+    splits: tuple[Split, ...]
+    local_error: float | None
     changed: tuple[str, ...]
 
     @property
@@ -92,12 +112,14 @@ class Verification:
             and self.stack.linked > self.stack.stated
         ):
             found.append(f"stack: stated {self.stack.stated} bytes, used {self.stack.linked}")
-        if self.cloud_error is not None and self.cloud_error > TOLERANCE:
-            found.append(f"the two halves differ from the original model by {self.cloud_error:.2g}")
-        if self.graph_error is not None and self.graph_error > TOLERANCE:
-            found.append(
-                f"the cloud's graph differs from the original model's second half by {self.graph_error:.2g}"
-            )
+        for split in self.splits:
+            at = f"partition point '{split.partition}': "
+            if split.error > TOLERANCE:
+                found.append(f"{at}the two halves differ from the original model by {split.error:.2g}")
+            if split.graph_error > TOLERANCE:
+                found.append(
+                    f"{at}the cloud's graph differs from the original model's second half by {split.graph_error:.2g}"
+                )
         return found
 
     @property
@@ -116,9 +138,14 @@ class Verification:
             "first_mismatch": None if mismatch is None else asdict(mismatch),
             "ram_bytes": asdict(self.ram),
             "flash_bytes": asdict(self.flash),
-            "cloud_max_error": _number(self.cloud_error),
-            "cloud_graph_max_error": _number(self.graph_error),
-            "quantized_max_error": _number(self.quantized_error),
+            "cloud_max_error": _largest(split.error for split in self.splits),
+            "cloud_graph_max_error": _largest(split.graph_error for split in self.splits),
+            "quantized_max_error": _largest(
+                [
+                    *(split.quantized_error for split in self.splits),
+                    *([] if self.local_error is None else [self.local_error]),
+                ]
+            ),
             "stack_bytes": {"stated": self.stack.stated, "used": self.stack.linked},
             "boards": [e.board for e in self.executions],
             "skipped": list(self.skipped),
@@ -138,17 +165,20 @@ class Verification:
                 lines.append(
                     f"{what}: stated {figure.stated:,} B, {'used' if what == 'stack' else 'linked'} {figure.linked:,} B"
                 )
-        if self.cloud_error is not None:
+        for split in self.splits:
             lines.append(
-                f"split, not quantized: up to {self.cloud_error:.2g} of its range away from the original model"
+                f"split at {split.partition}: up to {split.error:.2g} of its range away from the original model, "
+                f"quantized {split.quantized_error:.2g}"
             )
-        lines.append(f"quantized: up to {self.quantized_error:.2g} of its range away from the original model")
+        if self.local_error is not None:
+            lines.append(f"quantized: up to {self.local_error:.2g} of its range away from the original model")
         return [*lines, *(f"PROBLEM: {text}" for text in self.problems)]
 
 
-def _number(value: float | None) -> float | None:
+def _largest(values: Iterable[float]) -> float | None:
     """A figure for JSON, which has no infinity."""
-    return value if value is not None and np.isfinite(value) else None
+    found = max(values, default=np.inf)
+    return found if np.isfinite(found) else None
 
 
 def verify(
@@ -196,7 +226,7 @@ def verify(
     device = manifest["device"]
     stack = device["stack_bytes"]
     ram_linked = None if linked is None or stack is None else linked.ram_bytes + stack
-    errors = _against_original(out, manifest, program, floats, inputs)
+    splits, local_error = _against_original(out, manifest, program, floats, inputs)
     return Verification(
         len(inputs[0]),
         tuple(executions),
@@ -204,7 +234,8 @@ def verify(
         Stated(device["ram_bytes"], ram_linked),
         Stated(device["flash_bytes"], None if linked is None else linked.flash_bytes),
         Stated(stack, stack_used),
-        *errors,
+        splits,
+        local_error,
         tuple(results.changed_files(out, manifest)),
     )
 
@@ -232,46 +263,54 @@ def _device_inputs(manifest: Mapping[str, Any], floats: Floats) -> list[Int8Arra
 
 def _against_original(
     out: Path, manifest: Mapping[str, Any], program: Program, floats: Floats, inputs: Sequence[Int8Array]
-) -> tuple[float | None, float | None, float]:
-    """Return the errors of the halves in floating point, of the cloud's graph (None without one), and of the whole."""
+) -> tuple[tuple[Split, ...], float | None]:
+    """Return the errors at each partition point, and of the device's own answer, if it gives one."""
     import onnx
-
-    original = onnx.load(out / FLOAT_ONNX)
-    wanted = run_each(original, floats)
-    outputs = reference.run(program, inputs)
-    if not manifest["partitions"]:
-        got = [
-            list(_to_graph(value, entry) * np.float32(entry["scale"]))
-            for value, entry in zip(outputs, manifest["outputs"], strict=True)
-        ]
-        return None, None, difference(wanted, got)
-    tap = manifest["partitions"][0]
-    cloud = onnx.load(next((out / "cloud").glob("*/1/model.onnx")))
-    at = program.outputs.index(program.taps[0].tensor)
-    units = _to_graph(outputs[at], manifest["outputs"][at])
-    answers = run_each(cloud, {"units": units})
-    head, tail = _float_halves(out, str(tap["name"]))
-    crossing = np.concatenate(run_each(head, floats)[0])
-    right = run_each(tail, {"units": units * np.float32(tap["scale"])})
-    return (
-        difference(wanted, run_each(tail, {"units": crossing})),
-        difference(right, answers),
-        difference(wanted, answers),
-    )
-
-
-def _float_halves(out: Path, partition: str) -> tuple[Any, Any]:
-    """Cut the float graph; return both halves as ONNX, the second's input called ``units``."""
     import onnx_ir as ir
 
-    from clio_cc import graph
-    from clio_cc.cloud import cloud_model
-    from clio_cc.partition import find_point, partition_points
-
+    wanted = run_each(onnx.load(out / FLOAT_ONNX), floats)
+    outputs = reference.run(program, inputs)
     model = ir.load(out / FLOAT_ONNX)
-    point = find_point(partition_points(model), partition)
-    head = graph.extract(model, [str(v.name) for v in model.graph.inputs], [point.tensor])
-    return graph.to_proto(head), cloud_model(model, point, dtype=np.float32)
+    splits = []
+    for entry, tap, value in zip(manifest["partitions"], program.taps, outputs, strict=False):
+        tensor = str(entry["tensor"])
+        head, tail = _float_halves(model, tensor)
+        crossing = np.concatenate(run_each(head, floats)[0])
+        *answers, restored = _cloud_answers(out / entry["cloud"], tensor, reference.units_of(tap, value))
+        split = Split(
+            tap.partition,
+            difference(wanted, run_each(tail, {tensor: crossing})),
+            difference(run_each(tail, {tensor: np.concatenate(restored)}), answers),
+            difference(wanted, answers),
+        )
+        splits.append(split)
+    own = list(zip(outputs, manifest["outputs"], strict=True))[len(program.taps) :]
+    got = [list(_to_graph(value, entry) * np.float32(entry["scale"])) for value, entry in own]
+    return tuple(splits), difference(wanted, got) if got else None
+
+
+def _cloud_answers(path: Path, tensor: str, units: Int8Array) -> list[list[npt.NDArray[Any]]]:
+    """Return what a cloud graph makes of all units, and last the tensor at the cut that its heads restore."""
+    import onnx
+
+    from clio_cc.cloud import RECEIVED, UNITS
+
+    cloud = onnx.load(path)
+    cloud.graph.output.append(onnx.ValueInfoProto(name=tensor))
+    return run_each(cloud, {UNITS: units, RECEIVED: np.full(len(units), units.shape[1], np.int64)})
+
+
+def _float_halves(model: ir.Model, tensor: str) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+    """Cut the float graph at a tensor."""
+    from clio_cc import graph
+
+    inputs, outputs = (
+        [str(value.name) for value in values] for values in (model.graph.inputs, model.graph.outputs)
+    )
+    return (
+        graph.to_proto(graph.extract(model, inputs, [tensor])),
+        graph.to_proto(graph.extract(model, [tensor], outputs)),
+    )
 
 
 def _to_graph(values: Int8Array, entry: Mapping[str, Any]) -> Int8Array:

@@ -7,7 +7,7 @@ import onnx
 import onnxruntime
 import pytest
 from graph_text import parse
-from test_lower import GRAPHS, canonical
+from test_lower import DEEP, GRAPHS, TRUNK, canonical
 
 from clio_cc import reference
 from clio_cc.calibrate import Samples
@@ -105,3 +105,20 @@ def test_dequantized_weights_are_the_programs() -> None:
     result = quantize_model(model, lower(model), Samples({"x": x}))
     names = {node.op_type for node in device_onnx(result).graph.node}
     assert {"Gemm", "QuantizeLinear", "DequantizeLinear"} <= names
+
+
+def test_what_leaves_at_partition_points_is_units() -> None:
+    """An encoder's, some channels in another order, and a whole vector: as the cloud takes them, but for the scale."""
+    model = canonical(TRUNK)
+    rng = np.random.default_rng(4)
+    network, _ = lower(model, DEEP).with_encoder("first", rng.standard_normal((2, 4)), np.zeros(2))
+    network = network.with_order("linear", (5, 0, 2))
+    x = {"x": rng.standard_normal((20, 3, 8, 8)).astype(np.float32)}
+    result = quantize_model(model, network, Samples(x))
+    program = result.program
+    got = session(device_onnx(result)).run(None, {"x:float": x["x"]})
+    ran = reference.run(program, result.quantize_inputs(x))
+    for tap, floats, value in zip(program.taps, got, ran, strict=True):
+        units, scale = reference.units_of(tap, value), program.tensors[tap.tensor].scale
+        assert floats.shape == units.shape
+        assert np.abs(floats / scale - units).mean() < 0.5

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_lower import At
 
-from clio_cc import reference
+from clio_cc import graph, reference
 from clio_cc.calibrate import Samples, calibrate
 from clio_cc.errors import ClioError
 from clio_cc.lower import lower
@@ -298,6 +298,17 @@ def test_statistics_of_an_encoder_are_recorded() -> None:
     seen = calibrate(model, network, Samples({"x": x}))
     values = network.run({"x": network.layouts["x"].to_device(x)})
     np.testing.assert_allclose(seen["p/units"].high, values["p/units"].max(axis=(0, 1, 2)), atol=1e-4)
+
+
+def test_an_encoder_of_a_tensor_that_is_arranged_for_it() -> None:
+    text = """m (float[1,16] x, float[16,32] w, float[3,8,3,3] c) => (float[1,3,2,2] y)
+        { s = Constant<value_ints=[-1,8,2,2]>() a = MatMul(x, w) q = Reshape(a, s) y = Conv<pads=[1,1,1,1]>(q, c) }"""
+    model, x = canonical(text), normal(32, 16)
+    tensor = next(str(v.name) for node in model.graph for v in node.outputs if graph.shape(v) == (1, 8, 2, 2))
+    network, layer = lower(model, [At("image", tensor)]).with_encoder("image", np.eye(8)[:5], np.zeros(5))
+    assert layer is not None and layer.inputs != (tensor,)
+    result = quantize_model(model, network, Samples({"x": x}))
+    assert result.layers[-1].kind == "Encode" and result.layers[-1].sqnr_db > 25
 
 
 def test_what_cannot_be_quantized_names_its_node() -> None:
