@@ -353,7 +353,8 @@ def evaluate_command(
 @app.command("plan", short_help="Plan which cut to use at which bandwidth.")
 def plan_command(
     bandwidth: Annotated[
-        str | None, typer.Option(help="Range in bits per second, e.g. 50k:2M (the default without --link).")
+        str | None,
+        typer.Option(help="Range in bits per second, e.g. 50k:2M (the default); with --link its own rate."),
     ] = None,
     out: OutFolder = OUT,
     deadline: Annotated[
@@ -491,7 +492,7 @@ def _print_plan(made: Plan) -> None:
         format_us(made.deadline_us) if made.deadline_us is not None else "",
         format_uj(made.budget_uj) if made.budget_uj is not None else "",
     ]
-    figures = ("partition", "slices", "bytes", "latency", "energy uJ", "accuracy")
+    figures = ("partition", "slices", "bytes", "latency", "energy uJ", made.metric or "accuracy")
     rows = [(_bps(r.from_bps), _bps(r.to_bps), *_figures(r)) for r in made.ranges]
     _print_table(f"Plan for {' and '.join(filter(None, goals))}", ("from", "to", *figures), rows)
     for low, high in made.holes:

@@ -250,7 +250,7 @@ class Link:
     def source(self) -> str:
         """Where the figures come from, in one line."""
         found = [
-            f"{name} {figure.value:g}: {figure.source}"
+            f"{name} {figure.value:.10g}: {figure.source}"
             for name in ("bandwidth_bps", "sending_mw", "energy_nj_per_byte", "idle_uw")
             if (figure := getattr(self, name)) is not None
         ]

@@ -32,6 +32,23 @@ class Interval:
 
 
 @dataclass(frozen=True)
+class Step:
+    """A partition point and a number of its units: one of what was chosen from.
+
+    Attributes:
+        from_bps: Lowest bandwidth that meets deadline and budget, perhaps out of the range; None if none does.
+    """
+
+    partition: str
+    slices: int
+    bytes: int
+    device_us: float
+    cloud_us: float
+    from_bps: int | None
+    accuracy: float | None
+
+
+@dataclass(frozen=True)
 class Choice:
     """A partition point and how much to send, at one bandwidth.
 
@@ -175,8 +192,10 @@ class Plan:
     Attributes:
         deadline_us: None if only energy counts.
         budget_uj: Energy per inference, device and radio; None if only time counts.
+        metric: What `accuracy` is everywhere, ``accuracy`` or ``agreement``; None where nothing was evaluated.
         bandwidth: The range that was planned: of the one asked for, what the link reaches.
         unreachable: What the link does not reach, or None.
+        steps: All that was chosen from, by partition point in order of execution, then by number of units.
         intervals: Per partition point that meets deadline and budget somewhere in the range.
         cover: The fewest partition points whose intervals cover what can be covered.
         adaptive_cover: The fewest with one that still adapts (`Interval.all_from_bps`) wherever one does.
@@ -190,8 +209,10 @@ class Plan:
     deadline_us: int | None
     budget_uj: float | None
     link: str | None
+    metric: str | None
     bandwidth: tuple[int, int]
     unreachable: tuple[int, int] | None
+    steps: tuple[Step, ...]
     intervals: tuple[Interval, ...]
     cover: tuple[str, ...]
     adaptive_cover: tuple[str, ...]

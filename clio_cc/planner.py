@@ -23,7 +23,7 @@ from clio_cc.options import (
     rounded_uj,
     rounded_us,
 )
-from clio_cc.plan import LOCAL, Boundary, Hysteresis, Interval, Plan, PlanRange, Shortest
+from clio_cc.plan import LOCAL, Boundary, Hysteresis, Interval, Plan, PlanRange, Shortest, Step
 from clio_cc.profile import ProfileRow
 from clio_cc.strategies import CLIO, Followed, follow_all, plan_range, strategy, winners
 from clio_cc.targets.facts import Figure
@@ -96,8 +96,10 @@ def make_plan(
         deadline_us=deadline_us,
         budget_uj=None if budget_uj is None else float(budget_uj),
         link=link.name if link is not None else None,
+        metric=accuracy[0].metric if accuracy else None,
         bandwidth=(low, high),
         unreachable=unreachable,
+        steps=tuple(_step(option, costs) for option in every),
         intervals=intervals,
         cover=cover,
         adaptive_cover=cover_range(_adapting(by_latency), low, high)[0],
@@ -244,6 +246,18 @@ def _hysteresis(ranges: Sequence[PlanRange], high: int, margin: Fraction, hole: 
 
 
 # --- figures --------------------------------------------------------------------------------------
+
+
+def _step(option: Option, costs: Costs) -> Step:
+    return Step(
+        option.partition,
+        option.slices,
+        option.bytes,
+        rounded_us(option.device_ns),
+        rounded_us(option.cloud_ns),
+        costs.from_bps(option),
+        option.accuracy,
+    )
 
 
 def _figures(option: Option, high: int, costs: Costs) -> Shortest:

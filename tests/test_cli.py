@@ -249,6 +249,30 @@ def test_plan_json(out: Path, clio: Clio) -> None:
     )
 
 
+def test_plan_with_a_link_and_a_budget(out: Path, clio: Clio, tmp_path: Path) -> None:
+    link = next(each for each in loads(clio("links", "--json")) if each["name"] == "ble-2m-ios")
+    file = tmp_path / "mine.json"
+    file.write_text(json.dumps({**link, "name": "mine"}))
+    found = loads(clio("plan", out, "--json", "--link", file, "--energy", "1J", "--bandwidth", "20k:2M"))
+    assert (found["link"], found["deadline_us"], found["budget_uj"]) == ("mine", None, 1e6)
+    assert (found["bandwidth"], found["unreachable"]) == ([20_000, 260_267], [260_267, 2_000_000])
+    assert all(each["energy_uj"] > 0 for each in found["ranges"] + found["winners"])
+    done = clio("plan", out, "--link", file, "--bandwidth", "20k:2M", "--hysteresis", "25%")
+    assert "not planned: link 'mine' does not reach 260.3k to 2M\n" in done.out
+    assert json.loads((out / "plan.json").read_text())["hysteresis"]["margin"] == 0.25
+    # Without a range it is the link's own rate.
+    assert loads(clio("plan", out, "--json", "--link", "clio-ble"))["bandwidth"] == [250_000, 250_000]
+
+
+def test_links_json(clio: Clio) -> None:
+    found = loads(clio("links", "--json"))
+    assert {"clio-lora", "clio-zigbee", "clio-ble", "clio-wifi", "ble-2m"} <= {each["name"] for each in found}
+    for each in found:
+        figures = [value for value in each.values() if isinstance(value, dict)]
+        assert figures and all(figure["source"] for figure in figures)
+        assert each["ceiling_bps"] > 0
+
+
 def test_targets_json(clio: Clio) -> None:
     found = loads(clio("targets", "--json"))
     assert [each["name"] for each in found] == ["gap8", "stm32f7", "nrf5340"]
@@ -259,8 +283,9 @@ def test_targets_json(clio: Clio) -> None:
 
 def test_tables_are_for_people(out: Path, clio: Clio) -> None:
     for arguments, words in (
+        (["links"], ["clio-lora", "BLE as in the CLIO paper", "nRF5340 at 3 V"]),
         (["targets"], ["stm32f7: STM32F746", "clock_hz", "ram_bytes"]),
-        (["inspect", MODEL], ["Layers\n", "Partition points\n", "flatten_Flatten", "yes"]),
+        (["inspect", MODEL], ["Layers\n", "Partition points\n", "flatten", "yes"]),
         (["plan", out], ["Plan for 300ms\n", "Strategies\n", "Which wins\n", "flatten"]),
     ):
         done = clio(*arguments)

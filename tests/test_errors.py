@@ -377,6 +377,37 @@ def test_plans_that_cannot_be(refused: Refused) -> None:
         "  hint: bandwidth is in bits per second, k and M are thousands and millions",
         *("plan", "--bandwidth", "fast"),
     )
+    for wrong, words in (
+        ("2M:50k", "'2M:50k' runs from high to low\n  hint: did you mean '50k:2M'?"),
+        ("50k:", "'50k:' is not a range of bandwidths\n  hint: give it from low to high, e.g. 50k:2M"),
+    ):
+        refused(f"--bandwidth: {words}", "plan", "--bandwidth", wrong)
+    refused(
+        "an energy budget needs a link\n  hint: add --link; `clio-cc links` lists them",
+        "plan",
+        "--energy",
+        "5mJ",
+    )
+    refused(
+        "link 'lora-sf7' reaches at most 4.8k, the range begins at 50k\n"
+        "  hint: without --bandwidth the plan is for the link's own rate",
+        *("plan", "--link", "lora-sf7", "--bandwidth", "50k:2M"),
+    )
+    Path("mine.toml").write_text('name = "mine"\nbandwidth_bps = "50k"\n')
+    refused(
+        "mine.toml: bandwidth_bps must be a number above 0 and at most 1e+12, got '50k'\n"
+        "  hint: `clio-cc links --json` prints links in this form",
+        *("plan", "--link", "mine.toml"),
+    )
+    table = Path("clio-out/accuracy.csv")
+    table.write_text("partition,slices,bytes,metric,value,samples\nlayer9,1,5,accuracy,0.5,10\n")
+    refused(
+        "clio-out/accuracy.csv: 'layer9' is no partition point of this folder\n  hint: compile and evaluate again",
+        "plan",
+    )
+    table.write_text("partition,slices,bytes,metric,value,samples\nlayer9,1,5,accuracy,85,10\n")
+    refused("clio-out/accuracy.csv:2: value must be a number from 0 to 1, got '85'", "plan")
+    table.unlink()
     refused("unknown link 'clio-bl'\n  hint: did you mean 'clio-ble'?", "plan", "--link", "clio-bl")
 
 

@@ -399,7 +399,7 @@ def test_json() -> None:
     plan = by_hand(link=find_link("clio-ble"), device_power_mw=POWER)
     data = json.loads(plan.to_text())
     assert list(data) == [
-        "schema", "deadline_us", "budget_uj", "link", "bandwidth", "unreachable", "intervals", "cover",
+        "schema", "deadline_us", "budget_uj", "link", "metric", "bandwidth", "unreachable", "intervals", "cover",
         "adaptive_cover", "holes", "ranges", "hysteresis", "strategies", "winners", "shortest", "cheapest", "sources",
     ]  # fmt: skip
     assert (data["deadline_us"], data["link"], data["cover"]) == (300_000, "clio-ble", ["q"])
@@ -407,6 +407,7 @@ def test_json() -> None:
         "partition": "p", "from_bps": 164_103, "to_bps": 250_000, "all_from_bps": 164_103,
     }  # fmt: skip
     assert data["holes"] == [[20_000, 32_990]]
+    assert (data["metric"], by_hand(accuracy=KNOWN).metric) == (None, "accuracy")
     assert list(data["ranges"][0]) == [
         "from_bps", "to_bps", "partition", "slices", "bytes", "latency_us", "energy_uj", "accuracy", "why",
     ]  # fmt: skip
