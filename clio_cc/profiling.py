@@ -117,8 +117,10 @@ def with_device(
         times = read_board(request.board_table, rows, device, request)
         return tuple(_placed(row, times, device.attribution, rate) for row in rows), ()
     kept = {row.layer for row in rows if request.device == AUTO and not request.counts and not _is_ours(row)}
+    if kept.issuperset(device.attribution.rows):
+        return tuple(rows), ()
     kind, warnings = _kind(device.target, request)
-    if kind == EMULATED and not kept.issuperset(device.attribution.rows):
+    if kind == EMULATED:
         times = emulate(device, request, progress)
         made = [_placed(row, times, device.attribution, rate) for row in rows]
     else:

@@ -22,8 +22,8 @@ GAP8 = Target(
     ),
     cycles_per_instruction=Figure(
         1.06,
-        "CV32E40P (RI5CY) user manual, cycle counts per instruction type: a taken branch 3, a jump 2, a load whose result is "
-        "used at once 2; over what the kernels of examples/digits execute on one core, memory that never stalls",
+        "CV32E40P (RI5CY) user manual, cycle counts per instruction type: a taken branch 3, a jump 2, a load whose result "
+        "is used at once 2; over what the kernels of examples/digits execute on one core, memory that never stalls",
     ),
     # The generated code is for the fabric controller alone; the paper's 525 MMAC/s were reached by all eight cores.
     device_time="model",
