@@ -13,11 +13,13 @@ import numpy.typing as npt
 
 from clio_cc import reference, results, toolchain
 from clio_cc.artifacts import FLOAT_ONNX
+from clio_cc.cloud import RECEIVED, UNITS
 from clio_cc.errors import ClioError
 from clio_cc.execution import Execution, Mismatch, execute
 from clio_cc.float_run import TOLERANCE, difference, run_each
 from clio_cc.program import Program
-from clio_cc.qformat import Int8Array, quantize
+from clio_cc.qformat import Int8Array
+from clio_cc.split_run import device_inputs, to_graph
 from clio_cc.targets import HOST, Board, find_target
 
 if TYPE_CHECKING:
@@ -210,7 +212,7 @@ def verify(
     elif board != "host":
         boards.append(target.emulated)
     floats = _float_inputs(out, count, data, image_scale)
-    inputs = _device_inputs(manifest, floats)
+    inputs = device_inputs(manifest["inputs"], floats)
     executions = []
     linked, stack_used = None, None
     with tempfile.TemporaryDirectory(prefix="clio-cc-") as temporary:
@@ -252,15 +254,6 @@ def _float_inputs(out: Path, count: int, data: Path | None, image_scale: float) 
     return samples.take(count).inputs
 
 
-def _device_inputs(manifest: Mapping[str, Any], floats: Floats) -> list[Int8Array]:
-    """Inputs of the graph (``[n, ...]``) as the device takes them."""
-    batches = []
-    for entry in manifest["inputs"]:
-        graph_layout = floats[entry["name"]].reshape(-1, *entry["graph_shape"][1:])
-        batches.append(quantize(graph_layout.transpose(0, *entry["order"]), entry["scale"]))
-    return batches
-
-
 def _against_original(
     out: Path, manifest: Mapping[str, Any], program: Program, floats: Floats, inputs: Sequence[Int8Array]
 ) -> tuple[tuple[Split, ...], float | None]:
@@ -285,15 +278,13 @@ def _against_original(
         )
         splits.append(split)
     own = list(zip(outputs, manifest["outputs"], strict=True))[len(program.taps) :]
-    got = [list(_to_graph(value, entry) * np.float32(entry["scale"])) for value, entry in own]
+    got = [list(to_graph(value, entry) * np.float32(entry["scale"])) for value, entry in own]
     return tuple(splits), difference(wanted, got) if got else None
 
 
 def _cloud_answers(path: Path, tensor: str, units: Int8Array) -> list[list[npt.NDArray[Any]]]:
     """Return what a cloud graph makes of all units, and last the tensor at the cut that its heads restore."""
     import onnx
-
-    from clio_cc.cloud import RECEIVED, UNITS
 
     cloud = onnx.load(path)
     cloud.graph.output.append(onnx.ValueInfoProto(name=tensor))
@@ -311,9 +302,3 @@ def _float_halves(model: ir.Model, tensor: str) -> tuple[onnx.ModelProto, onnx.M
         graph.to_proto(graph.extract(model, inputs, [tensor])),
         graph.to_proto(graph.extract(model, [tensor], outputs)),
     )
-
-
-def _to_graph(values: Int8Array, entry: Mapping[str, Any]) -> Int8Array:
-    """A batch in device layout as the graph has it."""
-    back = np.argsort((0, *entry["order"]))
-    return values.transpose(*back).reshape(-1, *entry["graph_shape"][1:])
