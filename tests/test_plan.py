@@ -399,7 +399,7 @@ def test_json() -> None:
     plan = by_hand(link=find_link("clio-ble"), device_power_mw=POWER)
     data = json.loads(plan.to_text())
     assert list(data) == [
-        "schema", "deadline_us", "budget_uj", "link", "metric", "bandwidth", "unreachable", "intervals", "cover",
+        "schema", "deadline_us", "budget_uj", "link", "metric", "bandwidth", "unreachable", "steps", "intervals", "cover",
         "adaptive_cover", "holes", "ranges", "hysteresis", "strategies", "winners", "shortest", "cheapest", "sources",
     ]  # fmt: skip
     assert (data["deadline_us"], data["link"], data["cover"]) == (300_000, "clio-ble", ["q"])
