@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from clio_cc import results
 from clio_cc.accuracy import AccuracyRow
+from clio_cc.artifacts import FLOAT_ONNX, MANIFEST, PROGRAM_JSON
 from clio_cc.baselines import JPEG_BYTES, Original, fewer_bits, jpeg, no_jpeg, raw_input
 from clio_cc.cloud import RECEIVED, UNITS
-from clio_cc.compiler import FLOAT_ONNX, MANIFEST, PROGRAM_JSON
 from clio_cc.errors import ClioError
 from clio_cc.float_run import Runner
 from clio_cc.judge import Judge, accuracy, agreement, class_scores

@@ -16,7 +16,7 @@ from clio_cc.cloud import RECEIVED, UNITS
 from clio_cc.float_run import Runner
 from clio_cc.judge import Judge
 from clio_cc.plan import LOCAL
-from clio_cc.program import Program, Tap
+from clio_cc.program import Program
 from clio_cc.qformat import Int8Array, quantize
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def evaluate_points(
         tensors = _device_half(program, [x[first : first + step] for x in inputs], wanted)
         done = min(first + step, judge.samples)
         for tap in taps:
-            units = in_units(tensors[tap.tensor], tap)
+            units = reference.units_of(tap, tensors[tap.tensor])
             for count in slices[tap.partition]:
                 lost[tap.partition, count] += judge.lost(first, _answer(runs[tap.partition], units, count))
             progress(tap.partition, done, judge.samples)
@@ -90,12 +90,6 @@ def _device_half(program: Program, inputs: Sequence[Int8Array], wanted: set[str]
             if len(found) == len(wanted):
                 break
     return found
-
-
-def in_units(value: Int8Array, tap: Tap) -> Int8Array:
-    """Return a tap's tensor (``[n, ..., channels]``) as it is sent: ``[n, units, ...]``."""
-    ordered = value[..., list(tap.order)] if tap.order else value
-    return np.ascontiguousarray(np.moveaxis(ordered, -1, 1))
 
 
 def _answer(cloud: Runner, units: Int8Array, count: int) -> list[Array]:
