@@ -27,7 +27,7 @@ from clio_cc.qformat import INT8_MAX, INT8_MIN, Int8Array, describe_scale, quant
 from clio_cc.quantization.emit import emit, emit_conv, smallest_scale
 from clio_cc.quantization.equalize import equalize
 from clio_cc.quantization.formats import Mode, activation_scale, power_at_least, weight_scales
-from clio_cc.quantization.layers import ConvLayer, Float, Layer, Network, SoftmaxLayer
+from clio_cc.quantization.layers import ENCODE, ConvLayer, Float, Layer, Network, SoftmaxLayer
 from clio_cc.quantization.rounding import round_weights
 
 WALK_MACS = 5e9  # multiply-accumulates of the walk, in float and again in integers
@@ -179,7 +179,7 @@ class _Quantizer:
                     f"cannot be quantized: {error}", f"node '{layer.name}' ({layer.kind})"
                 ) from error
             self.operators.append(op)
-            self.reports.append(_report(op, wanted, got))
+            self.reports.append(_report(op, wanted, got, _importance(layer)))
             exact[layer.output], steps[layer.output] = wanted, got
             for name in [name for name in exact if last_use.get(name, -1) <= index]:
                 del exact[name], steps[name]
@@ -284,10 +284,23 @@ def _bounded(scale: Float, weight: Float, bias: Float, input_scale: float, outpu
     return np.asarray(scale * 2.0**factor)
 
 
-def _report(op: Operator, wanted: Float, got: Int8Array) -> LayerReport:
+def _importance(layer: Layer) -> Float:
+    """What a step of each channel of a layer's output counts in its report.
+
+    An encoder stretches every unit to the whole of int8, those of little variance most: their errors count as they do for
+    the channels that the units stand for.
+    """
+    if not isinstance(layer, ConvLayer) or layer.kind.split("+")[-1] != ENCODE:
+        return np.ones(1)
+    gain = np.sqrt(np.square(layer.weight).reshape(len(layer.weight), -1).sum(axis=1))
+    return np.asarray(1 / np.maximum(gain, 1e-30 + 1e-9 * gain.max()))
+
+
+def _report(op: Operator, wanted: Float, got: Int8Array, importance: Float) -> LayerReport:
     scale = op.output.scale
-    signal = float(np.square(wanted, dtype=np.float64).sum())
-    noise = float(np.square(wanted - got.astype(np.float32) * np.float32(scale), dtype=np.float64).sum())
+    error = wanted - got.astype(np.float32) * np.float32(scale)
+    signal = float(np.square(wanted * importance, dtype=np.float64).sum())
+    noise = float(np.square(error * importance, dtype=np.float64).sum())
     ratio = 10 * np.log10(max(signal, 1e-30) / max(noise, 1e-30))
     lo, hi = (op.requantize.lo, op.requantize.hi) if isinstance(op, Conv) else (INT8_MIN, INT8_MAX)
     ends = (got == INT8_MAX) | (got == INT8_MIN) if (lo, hi) == (INT8_MIN, INT8_MAX) else got == INT8_MAX

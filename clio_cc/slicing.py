@@ -30,13 +30,14 @@ Tail = Callable[[Float], Float]
 
 METHODS: tuple[Method, ...] = ("rotation", "selection")
 WEIGHTINGS: tuple[Weighting, ...] = ("sensitivity", "readers", "none")
-PROBED_MACS = 8e9  # of the tail, in all probes of one point: some seconds on two cores
-PROBED_SAMPLES = (8, 128)
+PROBED_MACS = 2e10  # of the tail, in all probes of one point: a second or two
+PROBED_SAMPLES = (8, 256)
 STEP = 0.05  # of a probe, in standard deviations of the tensor
 READERS_SHARE = (
     0.3  # of the Gram matrix beside the probes: steadies what few samples say (benchmarks/slices.py)
 )
 WORTHWHILE = 0.9  # a rotation must leave less than this share of a selection's error to be worth its work
+FAINTEST = 1e-3  # of the largest unit: fainter ones are not scaled up further
 MOST_COUNTS = 24
 MOST_FINE = 0.5  # of the units: beyond, counts are twice as far apart
 
@@ -68,7 +69,7 @@ def sensitivity(tail: Tail, x: Float, *, probabilities: bool, classes: bool, see
 
     Entry (c, d) is the expected product of what small errors in channels c and d do to the answer, summed over
     positions. Errors with random signs over positions, equal for all channels, give it without bias
-    (Hutchinson's estimator), so the tail need only run forward, twice per channel. The answer's change is
+    (Hutchinson's estimator), so the tail need only run forward, once per channel. The answer's change is
     measured as the Kullback-Leibler divergence of class probabilities has it (Fisher's metric).
 
     Args:
@@ -85,13 +86,13 @@ def sensitivity(tail: Tail, x: Float, *, probabilities: bool, classes: bool, see
     count, channels = x.shape[:2]
     signs = rng.choice(np.array([-1, 1], np.float32), (count, 1, *x.shape[2:]))
     step = np.float32(STEP * float(x.std()) or 1.0) * signs
-    share = _shares(tail(x), probabilities) if classes else None
+    answer = tail(x).astype(np.float64).reshape(count, -1)
+    share = _shares(answer, probabilities) if classes else None
     changes: list[Float] = []
     for channel in range(channels):
-        up, down = x.copy(), x.copy()
-        up[:, channel : channel + 1] += step
-        down[:, channel : channel + 1] -= step
-        change: Float = (tail(up) - tail(down)).reshape(count, -1).astype(np.float64)
+        moved = x.copy()
+        moved[:, channel : channel + 1] += step
+        change: Float = tail(moved).reshape(count, -1) - answer
         if share is not None:
             change = np.asarray(change / np.sqrt(share) if probabilities else _centered(change, share))
         changes.append(change)
@@ -100,10 +101,9 @@ def sensitivity(tail: Tail, x: Float, *, probabilities: bool, classes: bool, see
 
 
 def _shares(answer: Float, probabilities: bool) -> Float:
-    flat = answer.reshape(len(answer), -1).astype(np.float64)
     if probabilities:
-        return np.maximum(flat, 1e-3)  # as good as certain otherwise: one sample would outweigh all others
-    exponentials = np.exp(flat - flat.max(axis=1, keepdims=True))
+        return np.maximum(answer, 1e-3)  # as good as certain otherwise: one sample would outweigh all others
+    exponentials = np.exp(answer - answer.max(axis=1, keepdims=True))
     return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True))
 
 
@@ -158,7 +158,7 @@ def metric(probed: Float | None, gram: Float) -> Float:
 
 def probed_samples(channels: int, tail_macs: int) -> int:
     """Return how many samples to probe with: fewer where the tail is large."""
-    return int(np.clip(PROBED_MACS / max(1, 2 * channels * tail_macs), *PROBED_SAMPLES))
+    return int(np.clip(PROBED_MACS / max(1, channels * tail_macs), *PROBED_SAMPLES))
 
 
 # --- units ---------------------------------------------------------------------------------------------
@@ -175,7 +175,7 @@ def fit_encoder(x: Float, metric: Float, method: Method, *, formats_differ: bool
     """
     rows = _rows(x)
     mean = rows.mean(axis=0)
-    covariance = np.atleast_2d(np.cov(rows.T))
+    covariance = np.atleast_2d(np.cov(rows.T, bias=True))  # of a single row, too
     if method == "selection":
         order, residual = _select(covariance, metric)
         return Encoder(method, np.eye(len(mean))[list(order)], np.zeros(len(mean)), order, residual)
@@ -185,7 +185,9 @@ def fit_encoder(x: Float, metric: Float, method: Method, *, formats_differ: bool
     weight = vectors.T @ root
     weight *= np.where(weight.sum(axis=1) < 0, -1.0, 1.0)[:, None]  # a sign of its own, whatever LAPACK says
     units = (rows - mean) @ weight.T
-    largest = np.maximum(np.abs(units).max(axis=0), 1e-30)
+    largest = np.abs(units).max(axis=0)
+    # What holds nothing is noise: at full scale it would only ask for weights beyond all bounds.
+    largest = np.maximum(largest, FAINTEST * float(largest.max()) or 1.0)
     scales = np.array(
         [activation_scale(units[:, [k]], float(high), "mulshift") for k, high in enumerate(largest)]
     )
@@ -212,21 +214,23 @@ def _root(matrix: Float) -> Float:
 
 def _select(covariance: Float, metric: Float) -> tuple[tuple[int, ...], Float]:
     """Greedy: the channel that, sent next, takes away most of the weighted error of a linear prediction of all."""
-    left = covariance.copy()
-    whole = max(float(np.sum(left * metric)), 1e-30)
+    left, felt = covariance.copy(), metric @ covariance
+    whole = max(float(np.trace(felt)), 1e-30)
     order: list[int] = []
     residual = [1.0]
     for _ in range(len(left)):
         variance = np.diag(left).copy()
         known = variance <= 1e-12 * max(float(np.diag(covariance).max()), 1e-30)
-        gain = np.einsum("ci,cd,di->i", left, metric, left) / np.where(known, 1.0, variance)
+        gain = np.sum(left * felt, axis=0) / np.where(known, 1.0, variance)
         gain[known] = 0
         gain[order] = -1
         best = int(np.argmax(gain))
         order.append(best)
         if not known[best]:
-            left -= np.outer(left[:, best], left[:, best]) / variance[best]
-        residual.append(float(np.clip(np.sum(left * metric) / whole, 0, residual[-1])))
+            column = left[:, best] / variance[best]
+            felt -= np.outer(felt[:, best], column)
+            left -= np.outer(left[:, best], column)
+        residual.append(float(np.clip(np.trace(felt) / whole, 0, residual[-1])))
     return tuple(order), np.array(residual)
 
 
