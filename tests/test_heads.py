@@ -240,7 +240,7 @@ def test_the_cloud_graph_computes_the_same(window: int) -> None:
     received = np.array([0, 1, 2, 3, 4, 5, 99, -1, 3, 1, 0, 4], np.int64)
     proto = cloud_model(model, point, SCALE, heads)
     tail = tail_model(model, point)
-    restored = restore(heads, units * np.float32(SCALE), received)
+    restored = restore(heads, units * np.float32(SCALE), received.tolist())
     [together] = run(proto, {UNITS: units, RECEIVED: received})
     np.testing.assert_allclose(together, run(tail, {UNITS: restored})[0], rtol=1e-5, atol=1e-4)
     for index, count in enumerate(received):
