@@ -97,14 +97,17 @@ def _aligned(size: int) -> int:
 def _place(buffers: Sequence[Buffer]) -> dict[Buffer, int]:
     """Put each buffer into the lowest gap between those already placed that are alive with it."""
     places: dict[Buffer, int] = {}
+    spans: list[
+        tuple[int, int, int, int]
+    ] = []  # start, end, first, last: hashing buffers would take most of the time
     for buffer in buffers:
-        taken = sorted((places[b], places[b] + _aligned(b.bytes)) for b in places if b.overlaps(buffer))
-        offset = 0
-        for start, end in taken:
-            if offset + _aligned(buffer.bytes) <= start:
+        size, offset, first, last = _aligned(buffer.bytes), 0, buffer.first, buffer.last
+        for start, end, _, _ in sorted(span for span in spans if span[2] <= last and first <= span[3]):
+            if offset + size <= start:
                 break
             offset = max(offset, end)
         places[buffer] = offset
+        spans.append((offset, offset + size, first, last))
     return places
 
 

@@ -152,6 +152,16 @@ def compile_command(
 @app.command("inspect", short_help="Show layers, partition points, what the device can run.")
 def inspect_command(
     model: Model,
+    target: Annotated[
+        str | None,
+        typer.Option(help="Board: say which partition points it can hold.", show_default=False),
+    ] = None,
+    partition_inside_blocks: Annotated[
+        bool, typer.Option("--partition-inside-blocks", help="List every cut at one tensor.")
+    ] = False,
+    multi: Annotated[
+        bool, typer.Option("--multi", help="List cuts at several tensors that are worth it.")
+    ] = False,
     time_passes: Annotated[bool, typer.Option("--time-passes", help="Print what each pass took.")] = False,
     print_after: Annotated[list[str] | None, typer.Option(help="Print the graph after this pass.")] = None,
     dump: Annotated[
@@ -163,9 +173,17 @@ def inspect_command(
     from clio_cc.compiler import front_end
     from clio_cc.inspection import inspect_model
     from clio_cc.lower import device_supports
+    from clio_cc.targets import find_target
 
+    board = find_target(target) if target is not None else None
     with _passes_hook(time_passes, print_after or [], dump, sys.stderr if as_json else sys.stdout) as hook:
-        found = inspect_model(front_end(model, hook), device_supports)
+        found = inspect_model(
+            front_end(model, hook),
+            device_supports,
+            target=board,
+            inside_blocks=partition_inside_blocks,
+            multi=multi,
+        )
     if as_json:
         _print_json(found.to_json())
         return
@@ -183,10 +201,20 @@ def inspect_command(
     ]
     _print_table("Layers", ("name", "operator", "output", "MACs", "weights B", "output B", "device"), layers)
     points = [
-        (each.name, _dims(each.shape), each.bytes, each.macs_before, _yes(each.runnable, each.reason))
+        (
+            each.name,
+            f"inside {each.block}" if each.inside else each.block,
+            _dims(each.shape),
+            each.bytes,
+            each.macs_before,
+            _yes(each.runnable, each.reason),
+        )
         for each in found.partition_points
     ]
-    _print_table("Partition points", ("name", "shape", "bytes", "MACs before", "runnable"), points)
+    _print_table("Partition points", ("name", "block", "shape", "bytes", "MACs before", "runnable"), points)
+    if found.multi_tensor_cuts is not None:
+        several = [(cut.name, cut.bytes, cut.macs_before, cut.reason) for cut in found.multi_tensor_cuts]
+        _print_table("Cuts at several tensors", ("names", "bytes", "MACs before", ""), several)
 
 
 @app.command("targets", short_help="List the boards.")

@@ -130,20 +130,23 @@ def fit(program: Program, target: Target) -> Program | None:
 
     Tables and arena are exact here; code and stack, which only a compiler knows, are allowed for.
     """
-    tables, stack, ram = table_bytes(program), STACK_BYTES, int(target.ram_bytes.value)
     found: Program | None = program
     for _ in range(4):  # bands need kernels of their own, which need room
-        assert found is not None
-        code = code_allowance(found)
-        limit = ram - stack - (tables + code if target.runs_from_ram else 0)
-        if not target.runs_from_ram and tables + code > target.flash_bytes.value:
-            return None
-        if plan_arena(found).bytes <= limit:
-            return found
-        found = shrink(program, limit)
         if found is None:
             return None
+        limit = arena_limit(found, target)
+        if plan_arena(found).bytes <= limit:
+            return found
+        found = shrink(program, limit) if limit >= 0 else None
     return None
+
+
+def arena_limit(program: Program, target: Target) -> int:
+    """Return the bytes that are left for the arena; negative if tables and code do not fit even so."""
+    tables, ram = table_bytes(program) + code_allowance(program), int(target.ram_bytes.value) - STACK_BYTES
+    if target.runs_from_ram:
+        return ram - tables
+    return ram if tables <= target.flash_bytes.value else -1
 
 
 def refuse_too_large(network: Network, target: Target) -> None:

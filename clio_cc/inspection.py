@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Mapping
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
 from clio_cc import graph
-from clio_cc.partition import partition_points
+from clio_cc.blocks import reads
+from clio_cc.partition import PartitionPoint, partition_points
+
+if TYPE_CHECKING:
+    from clio_cc.targets import Target
 
 DeviceSupports = Callable[[ir.Node], str]
 """Why the device cannot run a node, as a phrase for people; empty if it can."""
@@ -43,7 +48,8 @@ class Layer:
 class Point:
     """One partition point, as :class:`clio_cc.partition.PartitionPoint`.
 
-    It is `runnable` if the device can run everything before it; else `reason` names the first layer it cannot.
+    It is `runnable` if the device can run everything before it and, where a board is known, hold it; else `reason`
+    says which layer it cannot run, or what there is no room for.
     """
 
     name: str
@@ -52,49 +58,76 @@ class Point:
     bytes: int
     macs_before: int
     kind: str
+    block: str
+    inside: bool
     runnable: bool
     reason: str
 
 
 @dataclass(frozen=True)
+class Several:
+    """A cut at several tensors, as :class:`clio_cc.multicut.MultiCut`."""
+
+    name: str
+    tensors: tuple[str, ...]
+    bytes: int
+    macs_before: int
+    runnable: bool = False
+    reason: str = "clio-cc compiles cuts at one tensor only"
+
+
+@dataclass(frozen=True)
 class Inspection:
-    """Layers and partition points in order of execution."""
+    """Layers and partition points in order of execution; `multi_tensor_cuts` is None where nobody asked."""
 
     layers: tuple[Layer, ...]
     partition_points: tuple[Point, ...]
+    multi_tensor_cuts: tuple[Several, ...] | None = None
 
     def to_json(self) -> dict[str, object]:
         """The object that ``inspect --json`` prints (DESIGN §8)."""
-        return {
+        found: dict[str, object] = {
             "layers": [asdict(layer) for layer in self.layers],
             "partition_points": [asdict(point) for point in self.partition_points],
         }
+        if self.multi_tensor_cuts is not None:
+            found["multi_tensor_cuts"] = [asdict(cut) for cut in self.multi_tensor_cuts]
+        return found
 
 
-def inspect_model(model: ir.Model, device_supports: DeviceSupports) -> Inspection:
+def inspect_model(
+    model: ir.Model,
+    device_supports: DeviceSupports,
+    *,
+    target: Target | None = None,
+    inside_blocks: bool = False,
+    multi: bool = False,
+) -> Inspection:
     """Look at a float graph after the passes.
 
     Args:
         model: The graph.
         device_supports: Says for a node why the device cannot run it, or nothing.
+        target: The board that must hold what comes before a point; None to judge by operators alone.
+        inside_blocks: List points inside blocks too.
+        multi: List cuts at several tensors.
     """
-    layers = tuple(_layer(node, device_supports(node)) for node in model.graph)
-    points = []
-    for point in partition_points(model):
-        reason = _first_reason(layers[: point.node_index])
-        points.append(
-            Point(
-                name=point.name,
-                tensor=point.tensor,
-                shape=point.shape,
-                bytes=point.bytes,
-                macs_before=point.macs_before,
-                kind=point.kind,
-                runnable=not reason,
-                reason=reason,
-            )
-        )
-    return Inspection(layers, tuple(points))
+    from clio_cc.holding import reasons_too_large
+    from clio_cc.multicut import multi_tensor_cuts
+
+    reasons = {node: device_supports(node) for node in model.graph}
+    layers = tuple(_layer(node, reason) for node, reason in reasons.items())
+    tensors = {out.name: out for node in model.graph for out in node.outputs}
+    found = partition_points(model, inside_blocks)
+    stops = {point: _first_reason(_needed(tensors.get(point.tensor)), reasons) for point in found}
+    if target is not None:
+        runnable = [point for point in found if not stops[point] and point.kind != "raw"]
+        stops |= reasons_too_large(model, runnable, target)
+    points = tuple(_point(point, stops[point]) for point in found)
+    cuts = None
+    if multi:
+        cuts = tuple(Several(c.name, c.tensors, c.bytes, c.macs_before) for c in multi_tensor_cuts(model))
+    return Inspection(layers, points, cuts)
 
 
 def _layer(node: ir.Node, reason: str) -> Layer:
@@ -115,6 +148,34 @@ def _layer(node: ir.Node, reason: str) -> Layer:
     )
 
 
-def _first_reason(layers: Sequence[Layer]) -> str:
-    stop = next((layer for layer in layers if not layer.device), None)
-    return f"layer '{stop.name}' ({stop.op}): {stop.reason}" if stop is not None else ""
+def _point(point: PartitionPoint, reason: str) -> Point:
+    return Point(
+        name=point.name,
+        tensor=point.tensor,
+        shape=point.shape,
+        bytes=point.bytes,
+        macs_before=point.macs_before,
+        kind=point.kind,
+        block=point.block,
+        inside=point.inside,
+        runnable=not reason,
+        reason=reason,
+    )
+
+
+def _needed(value: ir.Value | None) -> set[ir.Node]:
+    """All nodes that compute a tensor; none for a graph input."""
+    found: set[ir.Node] = set()
+    waiting = [value]
+    while waiting:
+        node = graph.producer(waiting.pop())
+        if node is not None and node not in found:
+            found.add(node)
+            waiting.extend(reads(node))
+    return found
+
+
+def _first_reason(needed: Container[ir.Node], reasons: Mapping[ir.Node, str]) -> str:
+    """Why the device cannot run the first of the needed nodes that it cannot run."""
+    stop = next((node for node, reason in reasons.items() if reason and node in needed), None)
+    return f"layer '{stop.name}' ({stop.op_type}): {reasons[stop]}" if stop is not None else ""
