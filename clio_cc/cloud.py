@@ -2,15 +2,15 @@
 
 The graph takes int8 units as the device sends them, unit-major (channels first), and how many of them arrived:
 
-    units, received ── dequantize ── windows ── MatMul(weights of the count) ── the float network from the cut on
+    units, received ── dequantize ── convolution with the weights of the count ── the float network from the cut on
 
-Weights are looked up per sample, so one batch may hold answers to different counts, as dynamic batching makes them;
-all that follows the head is there once. onnxruntime and Triton run it as it is.
+Weights are looked up per sample, so one batch may hold answers to different counts, as dynamic batching makes them; a
+batch of one count takes a faster way. All that follows the head is there once. onnxruntime and Triton run it as it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -88,12 +88,12 @@ def cloud_model(model: ir.Model, point: PartitionPoint, scale: float, heads: Hea
     units = _input(UNITS, [first, count, *point.shape[2:]], ir.DataType.INT8)
     received = _input(RECEIVED, [first], ir.DataType.INT64)
     owner.inputs[:] = [units, received]
-    before = owner[0]
-    maker = _Maker(owner, before)
+    maker = _Maker(owner)
     value = maker.heads(units, received, scale, heads, point.shape)
     bounds = _bounds(model, point.tensor)
     if bounds is not None:
         value = maker.clip(value, bounds)
+    owner.insert_before(owner[0], maker.nodes)
     restored.replace_all_uses_with(value)
     value.name, restored.name = restored.name, None
     return _finished(batch.to_proto(tail, batched))
@@ -165,33 +165,55 @@ def _bounds(model: ir.Model, tensor: str) -> tuple[float, float] | None:
 
 
 class _Maker:
-    """Puts nodes in front of a graph."""
+    """Puts nodes in front of a graph, or into a branch."""
 
-    def __init__(self, owner: ir.Graph, before: ir.Node) -> None:
-        self.owner, self.before = owner, before
+    def __init__(self, owner: ir.Graph) -> None:
+        self.owner = owner
         self.taken = graph.value_names(owner)
+        self.nodes: list[ir.Node] = []
 
     def constant(self, name: str, array: npt.NDArray[Any]) -> ir.Value:
         return graph.add_constant(self.owner, f"heads_{name}", array)
 
     def add(self, op: str, name: str, *inputs: ir.Value, **attributes: Any) -> ir.Value:
         out = ir.Value(name=graph.fresh_name(f"heads_{name}", self.taken))
-        node = ir.node(op, list(inputs), attributes=attributes, outputs=[out], name=f"heads_{name}")
-        self.owner.insert_before(self.before, node)
+        self.taken.add(str(out.name))
+        self.nodes.append(
+            ir.node(op, list(inputs), attributes=attributes, outputs=[out], name=f"heads_{name}")
+        )
         return out
+
+    def reshape(self, name: str, value: ir.Value, *dims: int) -> ir.Value:
+        shape = self.constant(f"{name}_shape", np.array(dims, np.int64))
+        return self.add("Reshape", name, value, shape)
+
+    def branch(self, name: str, make: Callable[[], ir.Value]) -> ir.Attr:
+        """What `make` adds, as a branch of an If."""
+        outer, self.nodes = self.nodes, []
+        value = make()
+        inner = ir.Graph([], [value], nodes=self.nodes, name=f"heads_{name}")
+        self.nodes = outer
+        return ir.AttrGraph(name, inner)
 
     def heads(
         self, units: ir.Value, received: ir.Value, scale: float, heads: Heads, shape: tuple[int, ...]
     ) -> ir.Value:
         """What the head of each sample's count makes of its units: the tensor of `shape` at the cut."""
-        row = self.row(received, heads.counts)
-        weight = self.add("Gather", "weight", self.constant("weights", heads.weight), row, axis=0)
-        bias = self.add("Gather", "bias", self.constant("biases", heads.bias[:, :, None]), row, axis=0)
         step = self.constant("scale", np.asarray(scale, np.float32))
         values = self.add("DequantizeLinear", "units", units, step)
-        seen = self.reshape("positions", self.windows(values, heads), (heads.weight.shape[2], -1))
-        restored = self.add("Add", "channels", self.add("MatMul", "product", weight, seen), bias)
-        return self.reshape("tensor", restored, shape[1:])
+        row = self.row(received, heads.counts)
+        weights, biases = self.constant("weights", heads.weight), self.constant("biases", heads.bias)
+        if heads.window == 1:
+            return self.apart(values, row, weights, biases, heads, shape)
+        lowest = self.add("ReduceMin", "lowest", row, keepdims=0)
+        same = self.add("Equal", "same", lowest, self.add("ReduceMax", "highest", row, keepdims=0))
+        branches = {
+            "then_branch": lambda: self.together(values, lowest, weights, biases, heads),
+            "else_branch": lambda: self.apart(values, row, weights, biases, heads, shape),
+        }
+        return self.add(
+            "If", "tensor", same, **{name: self.branch(name, make) for name, make in branches.items()}
+        )
 
     def row(self, received: ir.Value, counts: Sequence[int]) -> ir.Value:
         """How many of the counts each sample has reached."""
@@ -200,6 +222,33 @@ class _Maker:
         reached = self.add("GreaterOrEqual", "reached", column, self.constant("counts", np.array([counts])))
         number = self.add("Cast", "number", reached, to=int(ir.DataType.INT64))
         return self.add("ReduceSum", "row", number, axis, keepdims=0)
+
+    def together(
+        self, values: ir.Value, row: ir.Value, weights: ir.Value, biases: ir.Value, heads: Heads
+    ) -> ir.Value:
+        """One head for the whole batch: a convolution with weights looked up."""
+        window = heads.window
+        flat = self.add("Gather", "one_weight", weights, row, axis=0)
+        kernel = self.reshape("kernel", flat, heads.weight.shape[1], -1, window, window)
+        bias = self.add("Gather", "one_bias", biases, row, axis=0)
+        pads = [window // 2] * 4
+        return self.add("Conv", "together", values, kernel, bias, pads=pads, kernel_shape=[window] * 2)
+
+    def apart(
+        self,
+        values: ir.Value,
+        row: ir.Value,
+        weights: ir.Value,
+        biases: ir.Value,
+        heads: Heads,
+        shape: tuple[int, ...],
+    ) -> ir.Value:
+        """A head for each sample: a batch of matrix products."""
+        weight = self.add("Gather", "weight", weights, row, axis=0)
+        bias = self.reshape("column_bias", self.add("Gather", "bias", biases, row, axis=0), 0, -1, 1)
+        seen = self.reshape("positions", self.windows(values, heads), 0, heads.weight.shape[2], -1)
+        restored = self.add("Add", "channels", self.add("MatMul", "product", weight, seen), bias)
+        return self.reshape("apart", restored, 0, *shape[1:])
 
     def windows(self, values: ir.Value, heads: Heads) -> ir.Value:
         """All of a unit's window as channels, unit by unit: a depthwise convolution whose kernels have a single one."""
@@ -212,13 +261,8 @@ class _Maker:
         kernel = self.constant("window", kernels)
         return self.add("Conv", "windows", values, kernel, group=units, pads=pads, kernel_shape=[window] * 2)
 
-    def reshape(self, name: str, value: ir.Value, dims: Sequence[int]) -> ir.Value:
-        """The value with other dimensions behind the batch."""
-        return self.add(
-            "Reshape", name, value, self.constant(f"{name}_shape", np.array([0, *dims], np.int64))
-        )
-
     def clip(self, value: ir.Value, bounds: tuple[float, float]) -> ir.Value:
+        """The value within the range of the activation that writes the cut's tensor."""
         low, high = (
             self.constant(name, np.asarray(bound, np.float32))
             for name, bound in zip(("low", "high"), bounds, strict=True)
