@@ -87,8 +87,8 @@ def cloud_model(model: ir.Model, point: PartitionPoint, scale: float, heads: Hea
     first = None if batched else 1
     units = _input(UNITS, [first, count, *point.shape[2:]], ir.DataType.INT8)
     received = _input(RECEIVED, [first], ir.DataType.INT64)
+    maker = _Maker(owner)  # knows the cut's tensor, whose name stays
     owner.inputs[:] = [units, received]
-    maker = _Maker(owner)
     value = maker.heads(units, received, scale, heads, point.shape)
     bounds = _bounds(model, point.tensor)
     if bounds is not None:
@@ -169,18 +169,20 @@ class _Maker:
 
     def __init__(self, owner: ir.Graph) -> None:
         self.owner = owner
-        self.taken = graph.value_names(owner)
+        self.taken = graph.value_names(owner) | {str(node.name) for node in owner}
         self.nodes: list[ir.Node] = []
 
+    def fresh(self, name: str) -> str:
+        found = graph.fresh_name(f"heads_{name}", self.taken)
+        self.taken.add(found)
+        return found
+
     def constant(self, name: str, array: npt.NDArray[Any]) -> ir.Value:
-        return graph.add_constant(self.owner, f"heads_{name}", array)
+        return graph.add_constant(self.owner, self.fresh(name), array)
 
     def add(self, op: str, name: str, *inputs: ir.Value, **attributes: Any) -> ir.Value:
-        out = ir.Value(name=graph.fresh_name(f"heads_{name}", self.taken))
-        self.taken.add(str(out.name))
-        self.nodes.append(
-            ir.node(op, list(inputs), attributes=attributes, outputs=[out], name=f"heads_{name}")
-        )
+        out = ir.Value(name=self.fresh(name))
+        self.nodes.append(ir.node(op, list(inputs), attributes=attributes, outputs=[out], name=out.name))
         return out
 
     def reshape(self, name: str, value: ir.Value, *dims: int) -> ir.Value:

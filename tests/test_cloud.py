@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
 from graph_text import Floats, assert_close, parse, random_feeds, run
+from numpy.typing import NDArray
 from onnx import TensorProto
 
 from clio_cc import graph
-from clio_cc.cloud import cloud_model, triton_config, triton_repository
+from clio_cc.cloud import RECEIVED, UNITS, cloud_model, tail_model, triton_config, triton_repository
 from clio_cc.errors import ClioError
+from clio_cc.heads import Heads, exact_heads, restore
 from clio_cc.load import load_model
 from clio_cc.partition import PartitionPoint, find_point, partition_points
 from clio_cc.passes.runner import run_passes
@@ -41,16 +44,34 @@ def features(model: ir.Model, point: PartitionPoint, feeds: dict[str, Floats]) -
     return run(graph.to_bytes(head), feeds)[0]
 
 
-def input_dims(proto: onnx.ModelProto) -> list[int | str]:
-    return [dim.dim_param or dim.dim_value for dim in proto.graph.input[0].type.tensor_type.shape.dim]
+def input_dims(proto: onnx.ModelProto, index: int = 0) -> list[int | str]:
+    return [dim.dim_param or dim.dim_value for dim in proto.graph.input[index].type.tensor_type.shape.dim]
 
 
 def assert_same_everywhere(model: ir.Model, every: int = 1) -> None:
     feeds = random_feeds(model)
     wanted = run(graph.to_bytes(model), feeds)
-    for point in partition_points(model)[::every]:
-        proto = cloud_model(model, point, dtype=np.float32)
-        assert_close(run(proto, {"units": features(model, point, feeds)}), wanted)
+    for point in partition_points(model, inside_blocks=True)[::every]:
+        proto = tail_model(model, point)
+        assert_close(run(proto, {UNITS: features(model, point, feeds)}), wanted)
+
+
+def random_heads(channels: int, counts: tuple[int, ...], units: int | None = None) -> Heads:
+    """Heads that see one position, with seeded weights."""
+    rng = np.random.default_rng(1)
+    weight = rng.standard_normal((1 + len(counts), channels, units or counts[-1])).astype(np.float32)
+    for row, count in enumerate((0, *counts)):
+        weight[row, :, count:] = 0
+    return Heads(counts, 1, weight, rng.standard_normal((1 + len(counts), channels)).astype(np.float32))
+
+
+def whole(count: int) -> Heads:
+    """The head that takes channels as they are."""
+    return exact_heads(range(count), count)
+
+
+def received(*counts: int) -> NDArray[Any]:
+    return np.array(counts, np.int64)
 
 
 def test_every_cut_gives_the_same_answer() -> None:
@@ -61,33 +82,71 @@ def test_int8_units_are_dequantized_inside() -> None:
     model, found = net()
     units = np.random.default_rng(0).integers(-128, 128, (5, 4, 2, 2)).astype(np.int8)
     point = find_point(found, "r")
-    plain = cloud_model(model, point, dtype=np.float32)
+    heads = random_heads(4, (1, 2, 4))
+    counts = [4, 2, 1, 0, 3]
+    restored = restore(heads, units.astype(np.float32) * np.float32(0.25), counts)
+    # What a ReLU writes is not negative, whatever a head makes of it.
+    assert restored.min() < 0
     assert_close(
-        run(cloud_model(model, point, 0.25), {"units": units}),
-        run(plain, {"units": units.astype(np.float32) * 0.25}),
+        run(cloud_model(model, point, 0.25, heads), {UNITS: units, RECEIVED: received(*counts)}),
+        run(tail_model(model, point), {UNITS: np.maximum(restored, 0)}),
     )
-    scales = np.asarray([0.5, 0.25, 1, 2], np.float32)
-    assert_close(
-        run(cloud_model(model, point, scales), {"units": units}),
-        run(plain, {"units": units.astype(np.float32) * scales.reshape(1, 4, 1, 1)}),
+
+
+def test_what_a_clip_writes_keeps_to_its_bounds() -> None:
+    model, found = net(
+        "m (float[1,3,4,4] x, float[4,3,1,1] w, float[2,4,1,1] v) => (float[a,b,c,d] y) <float lo = {0}, float hi = {6}>"
+        "{ a = Conv(x, w) r = Clip(a, lo, hi) y = Conv(r, v) }"
     )
+    point = find_point(found, "r")
+    units = np.random.default_rng(0).integers(-128, 128, (3, 4, 4, 4)).astype(np.int8)
+    feeds = {UNITS: units, RECEIVED: received(4, 4, 4)}
+    wanted = run(tail_model(model, point), {UNITS: np.clip(units * np.float32(0.1), 0, 6)})
+    assert_close(run(cloud_model(model, point, 0.1, whole(4)), feeds), wanted)
 
 
 def test_a_two_dimensional_cut() -> None:
-    model, found = net()
-    proto = cloud_model(model, find_point(found, "f"), np.ones(4))
+    model = net()[0]
+    proto = cloud_model(model, find_point(partition_points(model, inside_blocks=True), "f"), 1.0, whole(4))
     assert input_dims(proto) == ["N", 4]
     assert proto.graph.input[0].type.tensor_type.elem_type == TensorProto.INT8
-    assert run(proto, {"units": np.zeros((3, 4), np.int8)})[0].shape == (3, 2)
+    feeds = {UNITS: np.zeros((3, 4), np.int8), RECEIVED: received(4, 4, 4)}
+    assert run(proto, feeds)[0].shape == (3, 2)
+
+
+def test_what_goes_in_and_out() -> None:
+    """More units than channels, too: the units' axis is the heads' own."""
+    model, found = net()
+    proto = cloud_model(model, find_point(found, "r"), 0.5, random_heads(4, (2, 6)))
+    shapes = {
+        value.name: [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in (*proto.graph.input, *proto.graph.output)
+    }
+    assert shapes == {"units": ["N", 6, 2, 2], "received": ["N"], "y": ["N", 2]}
+    kinds = [value.type.tensor_type.elem_type for value in proto.graph.input]
+    assert kinds == [TensorProto.INT8, TensorProto.INT64]
+
+
+def test_the_restored_tensor_has_the_cuts_name() -> None:
+    model, found = net()
+    proto = cloud_model(model, find_point(found, "r"), 0.5, whole(4))
+    written = [name for node in proto.graph.node for name in node.output]
+    assert written.count("r") == 1 and len(set(written)) == len(written)
+    proto.graph.output.append(onnx.helper.make_tensor_value_info("r", TensorProto.FLOAT, ["N", 4, 2, 2]))
+    units = np.random.default_rng(0).integers(0, 128, (2, 4, 2, 2)).astype(np.int8)
+    np.testing.assert_array_equal(
+        run(proto, {UNITS: units, RECEIVED: received(4, 4)})[1], units.astype(np.float32) * 0.5
+    )
 
 
 def test_a_batch_is_its_samples() -> None:
     model, found = net()
     units = np.random.default_rng(0).integers(-128, 128, (3, 3, 4, 4)).astype(np.int8)
-    proto = cloud_model(model, found[0], 0.1)
-    together = run(proto, {"units": units})[0]
-    for index in range(3):
-        assert_close([together[index : index + 1]], run(proto, {"units": units[index : index + 1]}))
+    proto = cloud_model(model, found[0], 0.1, random_heads(3, (1, 3)))
+    together = run(proto, {UNITS: units, RECEIVED: received(3, 0, 1)})[0]
+    for index, count in enumerate((3, 0, 1)):
+        alone = run(proto, {UNITS: units[index : index + 1], RECEIVED: received(count)})
+        assert_close([together[index : index + 1]], alone)
 
 
 @pytest.mark.parametrize(
@@ -107,11 +166,18 @@ def test_graphs_with_a_fixed_batch(body: str) -> None:
         "int64[6] pads = {1,0,0,0,0,0}>"
     )
     model, found = net(f"m (float[1,4,4] x) => (float[a,b,c] y) {constants} {{ {body} }}")
-    proto = cloud_model(model, found[0], dtype=np.float32)
-    assert input_dims(proto) == [1, 4, 4]
+    assert input_dims(tail_model(model, found[0])) == [1, 4, 4]
     assert_same_everywhere(model)
+    proto = cloud_model(model, found[0], 0.5, whole(4))
+    assert input_dims(proto) == [1, 4, 4] and input_dims(proto, 1) == [1]
+    units = np.random.default_rng(0).integers(-128, 128, (1, 4, 4)).astype(np.int8)
+    assert_close(
+        run(proto, {UNITS: units, RECEIVED: received(4)}),
+        run(tail_model(model, found[0]), {UNITS: units.astype(np.float32) * 0.5}),
+    )
     assert "max_batch_size: 0\n" in triton_config("m", proto)
-    assert "dims: [1, 4, 4]" in triton_config("m", proto)
+    assert "dims: [1, 4, 4]\n" in triton_config("m", proto)
+    assert "dims: [1]\n  }" in triton_config("m", proto)
     assert "dynamic_batching" not in triton_config("m", proto)
 
 
@@ -132,49 +198,68 @@ def test_graphs_with_a_free_batch(body: str) -> None:
     model, found = net(
         f"m (float[1,4,4] x, float[4,4] w, float[4] k) => (float[a,b,c] y) {constants} {{ {body} }}"
     )
-    proto = cloud_model(model, found[0], dtype=np.float32)
-    assert input_dims(proto) == ["N", 4, 4]
-    units = np.random.default_rng(0).standard_normal((2, 4, 4)).astype(np.float32)
-    together = run(proto, {"units": units})
-    assert_close([together[0][1:]], run(proto, {"units": units[1:]}))
+    tail = tail_model(model, found[0])
+    assert input_dims(tail) == ["N", 4, 4]
+    values = np.random.default_rng(0).standard_normal((2, 4, 4)).astype(np.float32)
+    together = run(tail, {UNITS: values})
+    assert_close([together[0][1:]], run(tail, {UNITS: values[1:]}))
+    proto = cloud_model(model, found[0], 0.5, whole(4))
+    assert input_dims(proto) == ["N", 4, 4] and input_dims(proto, 1) == ["N"]
+    units = np.round(values * 20).astype(np.int8)
+    feeds = {UNITS: units, RECEIVED: received(4, 4)}
+    assert_close(run(proto, feeds), run(tail, {UNITS: units.astype(np.float32) * 0.5}))
 
 
 def test_the_model_is_not_changed() -> None:
     model, found = net()
     before = graph.to_bytes(model)
-    cloud_model(model, found[1], 0.5)
+    cloud_model(model, found[1], 0.5, whole(found[1].shape[1]))
+    tail_model(model, found[1])
     assert graph.to_bytes(model) == before
 
 
-def test_tensors_called_units() -> None:
-    model, found = net("m (float[1,4] x, float[4] x2) => (float[1,4] y) { y = Add(x, x2) }")
-    assert found == []  # two inputs: nothing to cut
-    body = "units = Relu(x) units_2 = Softmax(units) y = Neg(units_2)"
-    model, found = net(f"m (float[1,4] x) => (float[1,4] y) {{ {body} }}")
+@pytest.mark.parametrize("cut", ["units", "received", "heads_units", "heads_weights", "a"])
+def test_names_that_the_cloud_graph_uses_itself(cut: str) -> None:
+    """A cut, a tensor behind it, a node and a constant may be called like an input or like a part of the heads."""
+    body = f"{cut} = Relu(x) units_2 = Softmax({cut}) heads_weight = Mul(units_2, heads_bias) y = Neg(heads_weight)"
+    model = net(f"m (float[1,4] x, float[4] heads_bias) => (float[1,4] y) {{ {body} }}")[0]
     assert_same_everywhere(model)
-    for point in found:
-        assert run(cloud_model(model, point, 0.5), {"units": np.ones((2, 4), np.int8)})[0].shape == (2, 4)
+    for point in partition_points(model, inside_blocks=True):
+        units = np.array([[-1, 2, 3, 4], [5, 6, -7, 8]], np.int8)
+        feeds = {UNITS: units, RECEIVED: received(4, 4)}
+        restored = units.astype(np.float32) * 0.5
+        wanted = np.maximum(restored, 0) if point.tensor == cut else restored
+        assert_close(
+            run(cloud_model(model, point, 0.5, whole(4)), feeds),
+            run(tail_model(model, point), {UNITS: wanted}),
+        )
 
 
-def test_what_is_refused() -> None:
-    model, found = net()
-    with pytest.raises(ClioError) as caught:
-        cloud_model(model, found[1], np.ones(3))
-    assert str(caught.value) == "partition point 'r': (3,) scales do not fit 4 units"
+def test_two_inputs_leave_nothing_to_cut() -> None:
+    assert net("m (float[1,4] x, float[1,4] x2) => (float[1,4] y) { y = Add(x, x2) }")[1] == []
+
+
+def test_outputs_called_like_inputs_are_refused() -> None:
+    for name in ("units", "received"):
+        model, found = net(f"m (float[1,4] x) => (float[1,4] {name}) {{ a = Softmax(x) {name} = Neg(a) }}")
+        with pytest.raises(ClioError) as caught:
+            cloud_model(model, found[0], 0.5, whole(4))
+        words = f"the model has an output '{name}', which is the name of an input of the cloud graph"
+        assert str(caught.value) == words
+    tail_model(model, found[0])  # takes no count
     model, found = net("m (float[1,4] x) => (float[1,4] units) { a = Softmax(x) units = Neg(a) }")
-    with pytest.raises(ClioError) as caught:
-        cloud_model(model, found[0])
-    assert (
-        str(caught.value) == "the model has an output 'units', which is the name of the cloud graph's input"
-    )
+    with pytest.raises(ClioError):
+        tail_model(model, found[0])
 
 
 def test_triton_repository() -> None:
     model, found = net()
-    files = triton_repository("net", cloud_model(model, find_point(found, "r"), 0.5))
+    heads = random_heads(4, (2, 4))
+    files = triton_repository("net", cloud_model(model, find_point(found, "r"), 0.5, heads))
     assert list(files) == ["net/config.pbtxt", "net/1/model.onnx"]
-    assert files == triton_repository("net", cloud_model(model, find_point(found, "r"), 0.5))
-    assert run(files["net/1/model.onnx"], {"units": np.zeros((2, 4, 2, 2), np.int8)})[0].shape == (2, 2)
+    assert files == triton_repository("net", cloud_model(model, find_point(found, "r"), 0.5, heads))
+    feeds = {UNITS: np.zeros((2, 4, 2, 2), np.int8), RECEIVED: received(2, 4)}
+    assert run(files["net/1/model.onnx"], feeds)[0].shape == (2, 2)
     assert files["net/config.pbtxt"].decode() == (
         'name: "net"\n'
         'backend: "onnxruntime"\n'
@@ -184,6 +269,12 @@ def test_triton_repository() -> None:
         '    name: "units"\n'
         "    data_type: TYPE_INT8\n"
         "    dims: [4, 2, 2]\n"
+        "  },\n"
+        "  {\n"
+        '    name: "received"\n'
+        "    data_type: TYPE_INT64\n"
+        "    dims: [1]\n"
+        "    reshape: { shape: [ ] }\n"
         "  }\n"
         "]\n"
         "output [\n"
@@ -213,9 +304,15 @@ def test_real_models(name: str, shared: Path) -> None:
     path = shared / "data" / "models" / f"{name}.onnx"
     model = load_model(path)
     run_passes(model)
-    assert_same_everywhere(model, every=3 if "mobilenet" in name else 1)
+    assert_same_everywhere(model, every=5 if "mobilenet" in name else 1)
     feeds = random_feeds(model)
     point = partition_points(model)[1]
-    proto = cloud_model(model, point, dtype=np.float32)
-    assert_close(run(proto, {"units": features(model, point, feeds)}), run(path.read_bytes(), feeds))
-    assert input_dims(proto)[0] == "N"
+    tail = tail_model(model, point)
+    assert_close(run(tail, {UNITS: features(model, point, feeds)}), run(path.read_bytes(), feeds))
+    assert input_dims(tail)[0] == "N"
+    count = point.shape[1]
+    proto = cloud_model(model, point, 0.02, random_heads(count, (1, count)))
+    units = np.random.default_rng(0).integers(-128, 128, (2, *point.shape[1:])).astype(np.int8)
+    together = run(proto, {UNITS: units, RECEIVED: received(1, count)})
+    alone = run(proto, {UNITS: units[1:], RECEIVED: received(count)})
+    assert_close([each[1:] for each in together], alone)
