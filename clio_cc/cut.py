@@ -91,15 +91,16 @@ def choose_cuts(
 
 
 def _automatic(graph: ir.Model, reachable: Sequence[PartitionPoint], target: Target, cover: Cover) -> Cuts:
+    from clio_cc.holding import reasons_too_large
     from clio_cc.lower import lower
 
-    fitting = [point for point in reachable if fit(skeleton(lower(graph, [point])), target) is not None]
+    too_large = reasons_too_large(graph, reachable, target)
+    fitting = [point for point in reachable if not too_large[point]]
     if not fitting:
         if reachable:
             raise _nothing_fits([lower(graph, [point]) for point in reachable], target)
-        return Cuts(
-            (), True, lower(graph)
-        )  # one layer, or an operator that the device lacks: lower says which
+        # One layer, or an operator that the device lacks: lower says which.
+        return Cuts((), True, lower(graph))
     chosen = set(cover(fitting))
     points = tuple(point for point in fitting if point.name in chosen)
     warning = ""
