@@ -149,20 +149,38 @@ def _lines(costs: Sequence[_Cost], low: int, high: int) -> list[tuple[int, int]]
 def _stairs(costs: Sequence[_Cost], low: int, high: int, transfer: ConnectionEvents) -> list[tuple[int, int]]:
     if not costs:
         return []
-    at_low: list[Fraction | int] = [
-        cost.fixed + cost.weight * transfer.time_ns(cost.bytes, low) for cost in costs
+    least = min(range(len(costs)), key=lambda i: (costs[i].bytes, costs[i].fixed))
+    start = max(low, _first_rival(costs, costs[least], transfer, high))
+    at_start = [
+        (cost.fixed + cost.weight * transfer.time_ns(cost.bytes, start), index != least, index)
+        for index, cost in enumerate(costs)
     ]
-    lowest, first = min(zip(at_low, range(len(costs)), strict=True))
-    found = [(low, first)]
+    lowest, _, first = min(at_start)
+    found = [(low, first)]  # below `start`, too: see _first_rival
     falls = [
-        fall for index, cost in enumerate(costs) for fall in _falls(cost, index, lowest, low, high, transfer)
+        fall
+        for index, cost in enumerate(costs)
+        for fall in _falls(cost, index, lowest, start, high, transfer)
     ]
-    for start, value, index in sorted(falls):
+    for bps, value, index in sorted(falls):
         if value < lowest:
             lowest = value
             if found[-1][1] != index:
-                found.append((start, index))
+                found.append((bps, index))
     return found
+
+
+def _first_rival(costs: Sequence[_Cost], least: _Cost, transfer: ConnectionEvents, high: int) -> int:
+    """Up to this bandwidth nothing beats what sends least, so that its many small steps there need not be looked at.
+
+    A staircase lies less than one step above its line, so a rival's line must come that near.
+    """
+    found = [high]
+    for cost in costs:
+        saved = least.fixed - cost.fixed + cost.weight * transfer.cycle_us * 1000
+        if saved > 0 and cost.bytes > least.bytes:
+            found.append(math.floor((cost.bytes - least.bytes) * 8 * NS_PER_S * cost.weight // saved))
+    return min(found)
 
 
 def _falls(
