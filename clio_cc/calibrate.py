@@ -306,7 +306,9 @@ def batched(model: ir.Model, inputs: Sequence[str], outputs: Sequence[str]) -> o
 
 
 def open_session(proto: onnx.ModelProto) -> object:
-    """Return an onnxruntime session on the CPU with a fixed number of threads."""
+    """Return an onnxruntime session on the CPU with a fixed number of threads; None if there is nothing to compute."""
+    if not proto.graph.node:
+        return None
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -322,5 +324,7 @@ def run_session(
 ) -> dict[str, npt.NDArray[np.float32]]:
     """Run a session; `names` may include its inputs, which come back as they are."""
     computed = [name for name in names if name not in feed]
+    if not computed:
+        return dict(feed)
     results = session.run(computed, {name: np.ascontiguousarray(x) for name, x in feed.items()})  # type: ignore[attr-defined]
     return dict(feed) | dict(zip(computed, results, strict=True))
