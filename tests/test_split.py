@@ -174,17 +174,19 @@ def test_everything_sent_is_close_to_the_original(name: str, method: str) -> Non
 
 
 def test_a_rotation_is_worth_more_with_few_units() -> None:
-    """Channels that are mixtures of two: two units of a rotation say nearly all."""
+    """Channels that are mixtures of others: half of the units say more than half of the channels."""
     model = canonical(
-        "m (float[1,2,6,6] x, float[8,2,1,1] w, float[4,8,3,3] v, float[4] b, float[64,3] d) => (float[1,3] y)"
+        "m (float[1,8,6,6] x, float[8,8,1,1] w, float[4,8,3,3] v, float[4] b, float[64,3] d) => (float[1,3] y)"
         " <int64[2] s = {1,-1}>"
         "{ c = Conv(x, w) e = Conv(c, v, b) r = Relu(e) f = Reshape(r, s) y = MatMul(f, d) }"
     )
-    x = images(model, 64, 1)
-    for method in ("rotation", "auto"):
-        made = split(model, ["c"], Slicing((1, 2, 8), method))
-        assert made.points[0].encoder.method == "rotation"
-        assert close(made.answer("c", x, 2), made.original(x)) > 0.99
+    x, near = images(model, 64, 1), {}
+    for method in ("rotation", "selection", "auto"):
+        made = split(model, ["c"], Slicing((2, 4, 8), method), samples=256)
+        assert made.points[0].encoder.method == ("selection" if method == "selection" else "rotation")
+        near[method] = [close(made.answer("c", x, count), made.original(x)) for count in (2, 4)]
+    assert (np.array(near["rotation"]) > np.array(near["selection"]) + 0.02).all()
+    assert near["auto"] == near["rotation"]
 
 
 # --- several points -----------------------------------------------------------------------------------
@@ -242,6 +244,17 @@ def test_a_linear_layer_takes_the_encoder_in() -> None:
         units = network.run(feeds)[network.taps[0].tensor]
         wanted = channels @ sliced.encoder.weight.T + sliced.encoder.bias
         np.testing.assert_allclose(units, wanted, rtol=1e-6, atol=1e-6)
+
+
+def test_a_device_half_of_one_layer_that_makes_units() -> None:
+    """Its output is no tensor of the model: nothing is left for the float run to calibrate but the input."""
+    model = canonical(
+        "m (float[1,3,4,4] x, float[4,3,1,1] w, float[2,4,4,4] v) => (float[a,b,c,d] y) { c = Conv(x, w) y = Conv(c, v) }"
+    )
+    made = split(model, ["c"], Slicing(None, "rotation"))
+    assert [op.name for op in made.quantized.program.operators] == ["c"]
+    x = images(model, 64, 1)
+    assert close(made.answer("c", x, 4), made.original(x)) > 0.99
 
 
 # --- options ------------------------------------------------------------------------------------------
