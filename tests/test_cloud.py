@@ -223,6 +223,7 @@ def test_names_that_the_cloud_graph_uses_itself(cut: str) -> None:
     """A cut, a tensor behind it, a node and a constant may be called like an input or like a part of the heads."""
     body = f"{cut} = Relu(x) units_2 = Softmax({cut}) heads_weight = Mul(units_2, heads_bias) y = Neg(heads_weight)"
     model = net(f"m (float[1,4] x, float[4] heads_bias) => (float[1,4] y) {{ {body} }}")[0]
+    model.graph[-1].name = "heads_row"
     assert_same_everywhere(model)
     for point in partition_points(model, inside_blocks=True):
         units = np.array([[-1, 2, 3, 4], [5, 6, -7, 8]], np.int8)

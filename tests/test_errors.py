@@ -144,12 +144,16 @@ def test_options_with_unknown_values(refused: Refused) -> None:
         *(*compile_it, "gap8", "--requant", "shft"),
     )
     refused(
-        "unknown partition point 'flatten'\n  hint: did you mean 'flatten_Flatten'?",
-        *(*compile_it, "gap8", "--partition", "flatten"),
+        "unknown partition point 'flaten'\n  hint: did you mean 'flatten'?",
+        *(*compile_it, "gap8", "--partition", "block1,flaten,local"),
     )
     refused(
         "unknown partition point 'q'\n  hint: 'clio-cc inspect MODEL' lists the partition points",
         *(*compile_it, "gap8", "--partition", "q"),
+    )
+    refused(
+        "--slices: '1,two' is not a list of unit counts\n  hint: give auto, or e.g. 1,2,4,8",
+        *(*compile_it, "gap8", "--slices", "1,two"),
     )
     refused(
         "a cut at 'input' leaves nothing for the device\n  hint: no need to compile: send the input",
