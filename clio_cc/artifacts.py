@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from clio_cc import __version__
@@ -22,12 +22,31 @@ if TYPE_CHECKING:
     from clio_cc.inspection import Layer
     from clio_cc.link import Link
     from clio_cc.memory import Footprint
+    from clio_cc.plan import Plan
+    from clio_cc.profile import ProfileRow
     from clio_cc.quantize import Quantized
     from clio_cc.split import CloudHalf, SlicedPoint
     from clio_cc.units import BandwidthRange
 
 DEVICE_ONNX, FLOAT_ONNX, PROGRAM_JSON = "device.onnx", "float.onnx", "program.json"
 MANIFEST, PROFILE, ACCURACY, PLAN = "manifest.json", "profile.csv", "accuracy.csv", "plan.json"
+REPORT = "report.html"
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What `profile`, `evaluate` and `plan` may replace later."""
+
+    profile: Sequence[ProfileRow]
+    accuracy: Sequence[AccuracyRow]
+    plan: Plan
+
+    def files(self) -> dict[str, str]:
+        """Their texts; no ``accuracy.csv`` where nothing was evaluated."""
+        from clio_cc import accuracy, profile
+
+        found = {PROFILE: profile.to_csv(self.profile), PLAN: self.plan.to_text()}
+        return found | ({ACCURACY: accuracy.to_csv(self.accuracy)} if self.accuracy else {})
 
 
 def to_json(value: Any) -> str:
@@ -76,9 +95,8 @@ def tables(
     bandwidth: BandwidthRange,
     deadline_us: int,
     link: Link | None,
-) -> dict[str, str]:
+) -> Tables:
     """Profile, accuracy, and the plan that follows from them."""
-    from clio_cc import accuracy as accuracies
     from clio_cc import planner, profile
 
     rows = profile.modelled(layers, target.macs_per_s, partitions=manifest["partitions"])
@@ -93,8 +111,15 @@ def tables(
         accuracy=accuracy,
         local=manifest["local"],
     )
-    found = {PROFILE: profile.to_csv(rows), PLAN: made.to_text()}
-    return found | ({ACCURACY: accuracies.to_csv(accuracy)} if accuracy else {})
+    return Tables(rows, accuracy, made)
+
+
+def page(manifest: Mapping[str, Any], graph: ir.Model, program: Program, found: Tables) -> str:
+    """``report.html``, with the digests that the manifest holds."""
+    from clio_cc.report.facts import gather
+    from clio_cc.report.page import render
+
+    return render(gather(manifest, graph, program, found.profile, found.accuracy, found.plan.to_json()))
 
 
 def manifest(

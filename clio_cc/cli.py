@@ -415,6 +415,19 @@ def plan_command(
         _print_plan(made)
 
 
+@app.command("report", short_help="Write report.html: cuts, accuracy by bandwidth, plan, memory.")
+def report_command(out: OutFolder = OUT) -> None:
+    """Write report.html from what the folder holds now: one page that needs no network.
+
+    compile, profile, evaluate and plan write it, too; it is needed after tables were edited by hand.
+    """
+    from clio_cc import results
+
+    for problem in results.write_report(out):
+        _warn(problem)
+    print(f"wrote {out}/report.html")
+
+
 @app.command("verify", short_help="Check every operator bit for bit, and what was stated.")
 def verify_command(
     out: OutFolder = OUT,

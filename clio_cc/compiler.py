@@ -166,7 +166,7 @@ def compile_model(options: Options, progress: Progress, hook: Hook | None = None
     fitting = fitting_samples(cuts.network, cuts.points, samples)
     macs = sum(layer.macs for layer in layers)
     network, points = order_units(
-        graph, cuts.network, cuts.points, fitting, slicing, macs, _stage(progress, "ordering units")
+        graph, cuts.points, fitting, slicing, _stage(progress, "ordering units"), local=cuts.local
     )
     refuse_too_large(network, target)  # with encoders
     mode = cast("Mode", options.requant)
@@ -197,14 +197,17 @@ def compile_model(options: Options, progress: Progress, hook: Hook | None = None
         footprint=footprint,
         warnings=[text for text in (samples.warning, cuts.warning, footprint.warning(target)) if text],
     )
+    tables = artifacts.tables(
+        layers, target, manifest, accuracy, options.bandwidth, options.deadline_us, options.link
+    )
     files = project_files(
         _device(options, target, sources, arena, footprint),
         artifacts.graphs(graph, quantized, program),
         artifacts.cloud_files(options.model.stem, halves),
-        artifacts.tables(
-            layers, target, manifest, accuracy, options.bandwidth, options.deadline_us, options.link
-        ),
+        tables.files(),
     )
+    manifest["files"] = files.digests()
+    files = project_files(files.files, {artifacts.REPORT: artifacts.page(manifest, graph, program, tables)})
     manifest["files"] = files.digests()
     files = project_files(files.files, {artifacts.MANIFEST: artifacts.to_json(manifest)})
     return Compiled(

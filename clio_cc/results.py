@@ -17,6 +17,7 @@ from clio_cc.artifacts import (
     PLAN,
     PROFILE,
     PROGRAM_JSON,
+    REPORT,
     to_json,
 )
 from clio_cc.compiler import PLANNED_BANDWIDTH
@@ -227,8 +228,32 @@ def write_accuracy(out: Path, rows: Sequence[AccuracyRow]) -> None:
     _replace(out, read_manifest(out), ACCURACY, accuracy.to_csv(rows))
 
 
+def write_report(out: Path) -> Sequence[str]:
+    """Write ``report.html`` from what the folder holds now.
+
+    Returns:
+        What kept tables from being read.
+    """
+    return _write_report(out, read_manifest(out))
+
+
+def _write_report(out: Path, manifest: dict[str, Any]) -> Sequence[str]:
+    from clio_cc.report import facts, page
+
+    found = facts.from_folder(out, manifest, read_program(out))
+    _write_both(out, manifest, REPORT, page.render(found))
+    return found.problems
+
+
 def _replace(out: Path, manifest: dict[str, Any], name: str, text: str) -> None:
-    """Replace one file and its digest; each file is whole at any time."""
+    """Replace a table, its digest, and the page that shows it."""
+    _write_both(out, manifest, name, text)
+    if REPORT in manifest["files"]:
+        _write_report(out, manifest)
+
+
+def _write_both(out: Path, manifest: dict[str, Any], name: str, text: str) -> None:
+    """Write one file and its digest; each file is whole at any time."""
     manifest["files"][name] = hashlib.sha256(text.encode()).hexdigest()
     _write(out / name, text)
     _write(out / MANIFEST, to_json(manifest))
