@@ -9,7 +9,8 @@ within the deadline by bandwidth, and who wins over all bandwidths; the same per
 that are within a point of the winner; time and energy at equal accuracy, as in Figure 8.
 
 Measured here: accuracies (the int8 device half, bit for bit, through the cloud's graph) and the cloud's times (float32 on
-one thread of this machine). Computed: the device's times, each with its source; transfers, energies. A JPEG takes no time
+one thread of this machine). Computed: the device's times, each with its source; transfers, energies. GAP8's times are
+those of the paper, by eight cores; "gap8, own code" are those of what clio-cc generates, on one core. A JPEG takes no time
 and no energy to make, and no board is asked whether it could; losses, the reply and a radio's start do not count. On BLE a
 transfer waits for the next event, a whole interval at worst, also where computing could hide that (CLIO, section 5.7). Fewer
 bits are judged behind a device half in float, which flatters them, and clio-cc makes no firmware that sends them. One photo
@@ -29,6 +30,7 @@ import argparse
 import hashlib
 import itertools
 import json
+import shutil
 import sys
 import tempfile
 from collections import Counter
@@ -40,7 +42,7 @@ from typing import Any
 import numpy as np
 
 from clio_cc import accuracy as accuracies
-from clio_cc import reference, results
+from clio_cc import reference, results, toolchain
 from clio_cc.accuracy import FEWER_BITS, JPEG, AccuracyRow
 from clio_cc.calibrate import load_samples
 from clio_cc.compiler import Options, compile_model, front_end
@@ -54,7 +56,7 @@ from clio_cc.options import Costs, Option, Times, known_accuracy, local_option, 
 from clio_cc.plan import LOCAL, RAW, Plan, Strategy
 from clio_cc.planner import PlanPoint, make_plan, read_points
 from clio_cc.profile import ENCODE, ProfileRow, short_source
-from clio_cc.profiling import Request
+from clio_cc.profiling import EMULATED, MODEL, Request
 from clio_cc.program import Program
 from clio_cc.program_json import to_json
 from clio_cc.quantize import quantize_model
@@ -93,10 +95,12 @@ class Case:
     """A compiled folder, read back.
 
     Attributes:
+        board: For people.
         refused: Why the board cannot hold a partition point, or the whole network (`local`), by name.
         accuracy: Also of `local` where it is refused, as the int8 network would have it.
     """
 
+    board: str
     target: Target
     profile: tuple[ProfileRow, ...]
     points: tuple[PlanPoint, ...]
@@ -142,6 +146,7 @@ def read_case(out: Path, refused: Mapping[str, str] | None = None, local: Accura
     if not manifest["local"]:
         reasons.setdefault(LOCAL, "not compiled")
     return Case(
+        str(manifest["target"]),
         find_target(manifest["target"]),
         results.read_profile(out, manifest),
         read_points(manifest),
@@ -214,9 +219,7 @@ def _row(case: Case, link: Link, deadline_us: int, target: float) -> Row:
     winner = kind_of(plan.winners[0].partition) if plan.winners else None
     thrifty = None if winner is None else _thrifty(case, link, deadline_us, offers[winner].accuracy)
     lacks = _lacks(case, link, deadline_us, 0), _lacks(case, link, deadline_us, target)
-    return Row(
-        case.target.name, link.name, link.ceiling_bps, deadline_us, winner, thrifty, offers, fits, lacks
-    )
+    return Row(case.board, link.name, link.ceiling_bps, deadline_us, winner, thrifty, offers, fits, lacks)
 
 
 def _offer(kind: str, strategy: Strategy) -> Offer:
@@ -344,7 +347,7 @@ def _ratio(case: Case, link: Link, accuracy: float, enough: Mapping[str, Sequenc
     if enough[SPLIT]:
         fastest = costs.choice(min(enough[SPLIT], key=lambda option: costs.latency_ns(option, bps)), bps)
         split = Offer(SPLIT, **asdict(fastest), in_time=True)
-    return Ratio(case.target.name, link.name, accuracy, split, _over_split(latency), _over_split(energy))
+    return Ratio(case.board, link.name, accuracy, split, _over_split(latency), _over_split(energy))
 
 
 def _over_split(costs: Mapping[str, float | None]) -> dict[str, float | None]:
@@ -379,7 +382,7 @@ def sweeps(case: Case, deadline_us: int, bandwidths: Sequence[int] = BANDWIDTHS)
                 by_kind.setdefault(kind, {})[bps] = (
                     found[name].at_low.accuracy if found[name].ranges else None
                 )
-    return [Sweep(case.target.name, deadline_us, kind, accuracy) for kind, accuracy in by_kind.items()]
+    return [Sweep(case.board, deadline_us, kind, accuracy) for kind, accuracy in by_kind.items()]
 
 
 @dataclass(frozen=True)
@@ -399,7 +402,7 @@ class Span:
 def spans(case: Case, deadline_us: int, bandwidth: BandwidthRange = RANGE) -> list[Span]:
     """Winners over a range of bandwidths, neighbors of one kind joined."""
     plan = case.plan(bandwidth, deadline_us)
-    board, found = case.target.name, []
+    board, found = case.board, []
     position = bandwidth.low_bps
     for kind, group in itertools.groupby(plan.winners, key=lambda winner: kind_of(winner.partition)):
         winners = list(group)
@@ -478,10 +481,22 @@ def prepare(job: Job, boards: Sequence[str], work: Path) -> dict[str, Case]:
     local = None
     if any(LOCAL in reasons for reasons in refused.values()):
         local = _local(job, work / "local.csv")
-    return {
-        board: read_case(folders[board], refused[board], local if LOCAL in refused[board] else None)
-        for board in boards
-    }
+    cases: dict[str, Case] = {}
+    for board in boards:
+        case = read_case(folders[board], refused[board], local if LOCAL in refused[board] else None)
+        cases[board] = case
+        if case.target.device_time == MODEL and not toolchain.missing_tools(case.target.emulated):
+            own = f"{board}, own code"
+            cases[own] = replace(case, board=own, profile=_emulated(folders[board], case.profile))
+    return cases
+
+
+def _emulated(out: Path, rows: Sequence[ProfileRow]) -> tuple[ProfileRow, ...]:
+    """The profile of what clio-cc generates, for a board that goes by a published rate of better code."""
+    with tempfile.TemporaryDirectory(prefix="clio-cc-") as folder:
+        copy = shutil.copytree(out, Path(folder, out.name))
+        request = Request(EMULATED, cloud_table=_cloud_table(rows, rows, Path(folder, "cloud.csv")))
+        return results.measure_profile(copy, request, silent).rows
 
 
 def _say(text: str) -> None:
@@ -515,11 +530,16 @@ def _profiled(out: Path, cloud: Sequence[ProfileRow], table: Path) -> tuple[Prof
     if all(short_source(row.cloud_source) in ("measured", "imported", "free") for row in rows):
         return rows
     _say(f"profiling {out.name}")
-    if cloud:
-        names = {row.layer for row in rows}
-        lines = [f"{row.layer},{row.cloud_us}" for row in cloud if row.layer in names]
-        table.write_text("\n".join(["layer,cloud_us", *lines, ""]), encoding="utf-8")
-    return results.measure_profile(out, Request(cloud_table=table if cloud else None), silent).rows
+    request = Request(cloud_table=_cloud_table(cloud, rows, table) if cloud else None)
+    return results.measure_profile(out, request, silent).rows
+
+
+def _cloud_table(measured: Sequence[ProfileRow], wanted: Sequence[ProfileRow], path: Path) -> Path:
+    """Write the cloud's times of some rows as `profile` imports them."""
+    names = {row.layer for row in wanted}
+    lines = [f"{row.layer},{row.cloud_us}" for row in measured if row.layer in names]
+    path.write_text("\n".join(["layer,cloud_us", *lines, ""]), encoding="utf-8")
+    return path
 
 
 def _evaluated(job: Job, out: Path, others: Sequence[Path]) -> None:
@@ -709,13 +729,13 @@ def _over(found: Sequence[Span]) -> Iterator[str]:
 
 def _remarks(cases: Sequence[Case], rows: Sequence[Row], links: Sequence[Link]) -> Iterator[str]:
     for case in cases:
-        yield f"{case.target.name}: to the last cut {_spent(case.held)}; power {case.target.power_mw.source}"
+        yield f"{case.board}: to the last cut {_spent(case.held)}; power {case.target.power_mw.source}"
         yield from sorted({f"  {row.device_source}" for row in case.held if row.device_us})
         for name, reason in case.refused.items():
             yield f"  cannot hold '{name}': {reason}"
         if LOCAL in case.refused:
             yield f"  the whole network, if it could: {_spent(case.profile)}"
-        yield from _lacking([row for row in rows if row.board == case.target.name])
+        yield from _lacking([row for row in rows if row.board == case.board])
     yield from (f"{link.name}: {link.source()}" for link in links)
 
 
@@ -781,8 +801,8 @@ def run(work: Path, as_json: bool) -> None:
     found: dict[str, Any] = {
         name: [asdict(row) for row in rows] for name, rows in measured(cases, links, DEADLINES_US).items()
     }
-    found["refused"] = {case.target.name: dict(case.refused) for case in cases}
-    found["accuracy"] = {case.target.name: [asdict(row) for row in case.accuracy] for case in cases}
+    found["refused"] = {case.board: dict(case.refused) for case in cases}
+    found["accuracy"] = {case.board: [asdict(row) for row in case.accuracy] for case in cases}
     found["links"] = {link.name: link.source() for link in links}
     print(json.dumps(found, indent=1))
 

@@ -38,6 +38,7 @@ def case(*, holds_all: bool = True) -> Any:
         for (name, count), value in values.items()
     ]  # fmt: skip
     return bench.Case(
+        "stm32f7",
         find_target("stm32f7"),
         (row("a", "Conv", 100, 1), row("p/units", "Encode", 2, 0.5), row("b", "Conv", 400, 3)),
         (PlanPoint("p", "a", (1, 2, 4), 100, 4),),
@@ -173,9 +174,15 @@ def test_from_a_model_to_winners(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         "compiling for gap8", "compiling for stm32f7", "profiling gap8", "profiling stm32f7", "evaluating gap8",
         "stm32f7 computes and sends what gap8 does: the same accuracies",
     ]  # fmt: skip
-    gap8, stm32f7 = cases.values()
+    gap8, stm32f7 = cases["gap8"], cases["stm32f7"]
     assert gap8.accuracy == stm32f7.accuracy
     assert [each.cloud_us for each in gap8.profile] == [each.cloud_us for each in stm32f7.profile]
+    if "gap8, own code" in cases:  # where a compiler and an emulator are installed
+        own = cases["gap8, own code"]
+        assert own == replace(gap8, board="gap8, own code", profile=own.profile)
+        assert [each.cloud_us for each in own.profile] == [each.cloud_us for each in gap8.profile]
+        assert own.profile[0].device_source.startswith("emulated: ")
+        assert gap8.profile[0].device_source.startswith("modelled: ")
     assert {each.metric for each in gap8.accuracy} == {"accuracy"}
     assert {"pointwise", "pointwise/2bit", "local", "input", "jpeg"} <= {
         each.partition for each in gap8.accuracy
