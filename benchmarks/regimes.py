@@ -484,11 +484,31 @@ def prepare(job: Job, boards: Sequence[str], work: Path) -> dict[str, Case]:
     cases: dict[str, Case] = {}
     for board in boards:
         case = read_case(folders[board], refused[board], local if LOCAL in refused[board] else None)
-        cases[board] = case
+        cases[board] = replace(case, profile=extrapolated(case.profile))
         if case.target.device_time == MODEL and not toolchain.missing_tools(case.target.emulated):
             own = f"{board}, own code"
-            cases[own] = replace(case, board=own, profile=_emulated(folders[board], case.profile))
+            cases[own] = replace(
+                case, board=own, profile=extrapolated(_emulated(folders[board], case.profile))
+            )
     return cases
+
+
+def extrapolated(rows: Sequence[ProfileRow]) -> tuple[ProfileRow, ...]:
+    """Times of layers behind the last cut, which no emulated board has run, at the rate of those that one has."""
+    ran = [row for row in rows if row.op != ENCODE and short_source(row.device_source) == EMULATED]
+    if not ran:
+        return tuple(rows)
+    us_per_mac = sum(row.device_us or 0 for row in ran) / max(1, sum(row.macs for row in ran))
+    return tuple(
+        replace(
+            row,
+            device_us=round(row.macs * us_per_mac, 3),
+            device_source="extrapolated: MACs at the rate of the emulated layers",
+        )
+        if short_source(row.device_source) == "modelled"
+        else row
+        for row in rows
+    )
 
 
 def _emulated(out: Path, rows: Sequence[ProfileRow]) -> tuple[ProfileRow, ...]:

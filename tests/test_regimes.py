@@ -124,6 +124,17 @@ def test_accuracy_by_bandwidth() -> None:
     assert "local" not in {each.kind for each in bench.sweeps(case(holds_all=False), 300_000)}
 
 
+def test_layers_that_no_board_has_run() -> None:
+    """100 ms for 1 MAC; 3 more take 300 ms, whatever the published rate says."""
+    rows = (
+        row("a", "Conv", 100, 1),
+        replace(row("b", "Conv", 7, 1), macs=3, device_source="modelled: at a rate"),
+    )
+    assert [each.device_us for each in bench.extrapolated(rows)] == [100_000, 300_000]
+    assert bench.extrapolated(rows)[1].device_source.startswith("extrapolated: ")
+    assert bench.extrapolated(rows[1:]) == rows[1:]
+
+
 def test_tables() -> None:
     cases = [case(holds_all=False)]
     text = "\n".join(bench.tables(cases, [LORA], (300_000,)))
