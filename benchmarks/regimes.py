@@ -16,7 +16,8 @@ transfer waits for the next event, a whole interval at worst, also where computi
 bits are judged behind a device half in float, which flatters them, and clio-cc makes no firmware that sends them. One photo
 is 0.07 points of accuracy, the standard error of each figure almost one point.
 
-With --work the compiled folders, profiles and accuracies are kept, and used again if model and options are the same.
+Takes eight minutes of processor time. With --work the compiled folders, profiles and accuracies are kept, and used again if
+model and options are the same: then it takes seconds.
 Needs ../shared; without it, ``regimes`` below works on any folder that compile wrote.
 """
 
