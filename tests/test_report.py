@@ -292,7 +292,7 @@ def test_markup() -> None:
     assert markup.short("a" * 30 + "b" * 30, 10) == (
         f'<span class="name" title="{"a" * 30 + "b" * 30}">aaa…bbbbbb</span>'
     )
-    assert markup.paragraph("run `a<b` now") == "<p>run <code>a&lt;b</code> now</p>"
+    assert markup.paragraph("a` run `clio-cc a<b` now") == "<p>a` run <code>clio-cc a&lt;b</code> now</p>"
 
 
 @pytest.mark.parametrize(
@@ -503,7 +503,7 @@ def test_agreement_is_called_optimistic() -> None:
     root = parsed(render(replace(made, accuracy=[replace(row, metric="agreement") for row in made.accuracy])))
     text = words(find(root, "section", id="curves")[0])
     assert "It says nothing about how often that answer is right, and is optimistic" in text
-    assert "agreement with the original network is optimistic" in words(
+    assert "Agreement with the original network is optimistic" in words(
         find(root, "section", id="answers")[0]
     )
 

@@ -37,11 +37,12 @@ class Logarithmic:
 
     low: float
     high: float
+    only: int | None = None
 
     @staticmethod
-    def over(low: float, high: float) -> Logarithmic:
-        """An axis for a range that may be a single value."""
-        return Logarithmic(low, high) if low < high else Logarithmic(low / 2, high * 2)
+    def over(low: int, high: int) -> Logarithmic:
+        """An axis for a range that may be a single value, which is `only` then, in the middle."""
+        return Logarithmic(low, high) if low < high else Logarithmic(low / 2, high * 2, low)
 
     def at(self, value: float) -> float:
         """Position of a value in percent, at the ends where it is outside."""
@@ -50,6 +51,8 @@ class Logarithmic:
 
     def ticks(self) -> list[int]:
         """Round values: 1, 2 and 5 times powers of ten, or as many of the powers as do not crowd."""
+        if self.only is not None:
+            return [self.only]
         decades = math.log10(self.high / self.low)
         first, last = math.floor(math.log10(self.low)), math.ceil(math.log10(self.high))
         factors = (1, 2, 5) if decades <= 2.2 else (1,)

@@ -36,6 +36,9 @@ from clio_cc.report.markup import (
 
 Step = Mapping[str, Any]
 
+UNCUT = ("local", "input", "jpeg")
+"""Strategies that are drawn, too, where their accuracy is known."""
+
 METRICS = {
     "accuracy": "Accuracy is the share of labelled samples that are answered right.",
     "agreement": (
@@ -64,8 +67,7 @@ def section(facts: Facts) -> list[Content]:
             f"{link_words(plan)}"
         ),
         paragraph(METRICS[facts.metric]),
-        _drawing(facts, plan),
-        _legend(facts, plan),
+        *_drawn(facts, plan),
         _missing(facts, plan),
     ]
 
@@ -115,12 +117,14 @@ class Scale:
     def __init__(self, facts: Facts, plan: Mapping[str, Any]) -> None:
         """Choose the range of values: from the tens below the lowest to those above the highest."""
         self.x = Logarithmic.over(*plan["bandwidth"])
+        self.low: int = plan["bandwidth"][0]
         self.known = bool(facts.metric)
         self._units = {name: names.units(facts, name) for name in facts.numbers}
         values = [
             v for name in facts.numbers for s in steps_of(plan, name) if (v := self.value(s)) is not None
         ]
         values += [v for s in plan["strategies"] for r in s["ranges"] if (v := self.value(r)) is not None]
+        self.is_empty = not values
         low = math.floor(10 * min(values, default=0) - 1e-9) / 10
         high = math.ceil(10 * max(values, default=1) + 1e-9) / 10
         high = min(1.0, max(high, 0.3))
@@ -137,11 +141,24 @@ class Scale:
     def at(self, it: Step) -> tuple[float, float] | None:
         """Position of a step, or of a range's lower end; None without a value."""
         value = self.value(it)
-        return None if value is None else (self.x.at(it["from_bps"]), self.y.at(value))
+        return None if value is None else (self.x.at(max(it["from_bps"], self.low)), self.y.at(value))
+
+    @property
+    def end(self) -> float:
+        """Where lines end at the right: a single bandwidth is in the middle."""
+        return 100.0 if self.x.only is None else 50.0
 
 
-def _drawing(facts: Facts, plan: Mapping[str, Any]) -> Markup:
+def _drawn(facts: Facts, plan: Mapping[str, Any]) -> Iterator[Markup]:
     scale = Scale(facts, plan)
+    if scale.is_empty:
+        yield paragraph("There is nothing to draw.")
+        return
+    yield _drawing(facts, plan, scale)
+    yield _legend(facts, plan)
+
+
+def _drawing(facts: Facts, plan: Mapping[str, Any], scale: Scale) -> Markup:
     what = facts.metric or "share of units"
     step = 0.1 if scale.y.high - scale.y.low < 0.65 else 0.2
     count = math.floor((scale.y.high - scale.y.low) / step + 1e-9)
@@ -159,8 +176,8 @@ def _drawing(facts: Facts, plan: Mapping[str, Any]) -> Markup:
         f"{description}.",
         value_axis(scale.y, ticks, what),
         bandwidth_axis(scale.x),
-        [_baseline(plan, scale, name) for name in ("local", "input", "jpeg")],
-        _envelope(plan, scale),
+        [_stairs(_ranges(plan, name), scale, f"baseline {name}") for name in UNCUT],
+        _stairs(plan["ranges"], scale, "envelope"),
         [_curve(facts, plan, scale, name) for name in facts.numbers],
     )
 
@@ -184,7 +201,7 @@ def _curve(facts: Facts, plan: Mapping[str, Any], scale: Scale, name: str) -> It
             yield line(place[0], best[1], *place, kind)
         best = place[0], max(place[1], best[1])
     if best is not None:
-        yield line(*best, 100, best[1], kind)
+        yield line(*best, scale.end, best[1], kind)
         yield from marks
         first = next(p for s in steps if (p := scale.at(s)) is not None)
         yield badge(*first, index + 1, dx=13 if first[0] < 50 else -13, dy=13 if first[1] > 12 else -13)
@@ -195,27 +212,19 @@ def _said(step: Step, scale: Scale) -> str:
     return f"{step['partition']}: {several(step['slices'], 'unit')}, {step['bytes']:,} B, {good}"
 
 
-def _envelope(plan: Mapping[str, Any], scale: Scale) -> Iterator[Markup]:
-    """The bold line: the plan's ranges."""
+def _stairs(ranges: Sequence[Step], scale: Scale, kind: str) -> Iterator[Markup]:
+    """A line along ranges with their values; broken where there is a gap."""
     before: tuple[float, float] | None = None
-    for each in plan["ranges"]:
+    for each in ranges:
         place = scale.at(each)
         if place is None:
             before = None
             continue
-        end = scale.x.at(each["to_bps"]) if plan["bandwidth"][0] < plan["bandwidth"][1] else place[0] + 1
-        if before is not None:
-            yield line(*before, *place, "envelope")
-        yield line(*place, end, place[1], "envelope")
+        end = scale.x.at(each["to_bps"])
+        if before is not None and before[0] == place[0]:
+            yield line(*before, *place, kind)
+        yield line(*place, end, place[1], kind)
         before = end, place[1]
-
-
-def _baseline(plan: Mapping[str, Any], scale: Scale, name: str) -> Iterator[Markup]:
-    """What is to be had without a cut."""
-    for each in _ranges(plan, name):
-        place = scale.at(each)
-        if place is not None:
-            yield line(*place, scale.x.at(each["to_bps"]), place[1], f"baseline {name}")
 
 
 def _ranges(plan: Mapping[str, Any], strategy: str) -> Sequence[Step]:
@@ -227,20 +236,12 @@ def _legend(facts: Facts, plan: Mapping[str, Any]) -> Markup:
     for entry in facts.partitions:
         index = facts.numbers[entry["name"]] - 1
         steps = steps_of(plan, entry["name"])
-        reach = f"from {bps(max(steps[0]['from_bps'], plan['bandwidth'][0]))}" if steps else "not in reach"
-        sample = _sample(f"curve {color(index)}", mark(50, 50, index, ""))
-        items.append(
-            el(
-                "li",
-                sample,
-                names.chip(facts, entry["name"]),
-                f": {several(entry['units'], 'unit')}, {reach}",
-            )
-        )
-    known = {
-        name: [r for r in _ranges(plan, name) if r["accuracy"] is not None]
-        for name in ("local", "input", "jpeg")
-    }
+        if steps:
+            start = bps(max(steps[0]["from_bps"], plan["bandwidth"][0]))
+            sample = _sample(f"curve {color(index)}", mark(50, 50, index, ""))
+            said = f": {several(entry['units'], 'unit')}, from {start}"
+            items.append(el("li", sample, names.chip(facts, entry["name"]), said))
+    known = {name: [r for r in _ranges(plan, name) if r["accuracy"] is not None] for name in UNCUT}
     items += [
         el("li", _sample(f"baseline {name}"), names.STRATEGIES[name])
         for name, found in known.items()

@@ -10,6 +10,7 @@ _NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 UNFOLDED_ROWS = 30
 WIDE = 36
 TIMES, DASH = "\u00d7", "\u2013"
+_COMMAND = re.compile(r"`(clio-cc [^`]*)`")
 _VOID = frozenset(("br", "meta"))
 
 
@@ -181,13 +182,13 @@ def long_table(caption: str, heads: Sequence[Content], rows: Sequence[Sequence[C
 
 
 def paragraph(*content: Content) -> Markup:
-    """A paragraph; what stands between backticks in a text is code."""
+    """A paragraph; commands between backticks are code."""
     return el("p", [prose(each) if isinstance(each, str) else each for each in content])
 
 
 def prose(text: str) -> Markup:
-    """Text in which what stands between backticks is code."""
+    """Text in which commands between backticks are code."""
     if isinstance(text, Markup):
         return text
-    pieces = text.split("`")
+    pieces = _COMMAND.split(text)
     return join([el("code", each) if index % 2 else each for index, each in enumerate(pieces)])

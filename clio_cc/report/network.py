@@ -41,8 +41,9 @@ def section(facts: Facts) -> list[Content]:
             f"The network computes {several(len(facts.layers), 'layer')} one after the other. Bars show how large the "
             "tensor (the intermediate result) behind each layer is, as one byte per value: that is what would travel "
             "if the network were cut there and everything sent. The area below shows how much of all multiply-accumulates "
-            "(MACs, the unit of work) is done by then. Small ticks are places where one tensor is all that would travel; "
-            "numbered lines are the cuts that were compiled, whose units may take an extra convolution on the device."
+            "(MACs, the unit of work) is done by then. Small ticks are other places where one tensor is all that would "
+            "travel; numbered lines are the cuts that were compiled, whose units may take an extra convolution on the "
+            "device."
         ),
         _bytes_plot(facts),
         _macs_plot(facts),
@@ -123,7 +124,10 @@ def _cut_lines(facts: Facts, with_numbers: bool) -> Iterator[Markup]:
 
 
 def _candidate_places(facts: Facts) -> list[int]:
-    return [_place(facts, point) for point in facts.network.partition_points]
+    """Numbers of layers before the candidates that were not compiled."""
+    return [
+        _place(facts, point) for point in facts.network.partition_points if point.name not in facts.numbers
+    ]
 
 
 def _place(facts: Facts, point: Point) -> int:

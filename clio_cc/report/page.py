@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from clio_cc.report import curves, memory, names, network, planned, tables
 from clio_cc.report.facts import Facts
@@ -17,10 +18,11 @@ from clio_cc.report.markup import (
     prose,
     several,
     size,
-    time,
 )
 from clio_cc.report.style import CSS, PATTERNS, SCRIPT
 
+LISTED = 6
+"""More cuts than these are not named in the short answers."""
 STALE = "Profile or accuracy have changed since this plan was made: run `clio-cc plan` again."
 
 
@@ -93,24 +95,27 @@ def _answers(facts: Facts) -> Markup:
 
 def _where(facts: Facts) -> list[Content]:
     found: list[Content] = []
-    for name in facts.numbers:
+    for name in list(facts.numbers)[:LISTED]:
         found += [
             names.chip(facts, name),
             f", after layer {facts.cut_after[name]} of {len(facts.layers)}",
             el("br"),
         ]
-    if facts.local:
+    found += _more(facts)
+    if facts.local or not found:
         found.append(
             "The whole network can run on the device, too."
             if found
             else "Nowhere: all of it runs on the device."
         )
-    return found or ["Nowhere: all of it runs on the device."]
+    return found
 
 
 def _what(facts: Facts) -> list[Content]:
+    if not facts.partitions:
+        return ["Nothing."]
     found: list[Content] = []
-    for entry in facts.partitions:
+    for entry in facts.partitions[:LISTED]:
         counts = entry["slices"]
         found += [
             names.chip(facts, entry["name"]),
@@ -118,37 +123,45 @@ def _what(facts: Facts) -> list[Content]:
             f"{size(counts[-1] * entry['unit_bytes'])} at most",
             el("br"),
         ]
-    return [*found, f"The raw input has {size(facts.manifest['input_bytes'])}."]
+    return [*found, *_more(facts), f"The raw input has {size(facts.manifest['input_bytes'])}."]
+
+
+def _more(facts: Facts) -> list[Content]:
+    left = len(facts.partitions) - LISTED
+    return [f"and {left} more, below", el("br")] if left > 0 else []
 
 
 def _how_good(facts: Facts) -> list[Content]:
     plan = facts.plan
     if plan is None:
-        return ["There is no plan yet: run `clio-cc plan`."]
+        return [prose("There is no plan yet: run `clio-cc plan`.")]
     low, high = plan["bandwidth"]
     if not plan["ranges"]:
         return [f"Nothing meets {curves.goal(plan)} from {bps(low)} to {bps(high)}."]
-    ends = plan["ranges"][0], plan["ranges"][-1]
-    found: list[Content] = []
-    for where, each in ((ends[0]["from_bps"], ends[0]), (high, ends[1])):
-        what = names.words(facts, each["partition"], each["slices"])
-        good = (
-            f"{percent(each['accuracy'])} {facts.metric}"
-            if each["accuracy"] is not None
-            else "accuracy not known"
-        )
-        found += [f"{good} at {bps(where)} ({what})", el("br")]
+    first, last = plan["ranges"][0], plan["ranges"][-1]
+    found: list[Content] = [
+        f"Within {curves.goal(plan)}:",
+        el("br"),
+        _good(facts, first["from_bps"], first),
+        el("br"),
+    ]
+    if len(plan["ranges"]) > 1:
+        found += [_good(facts, high, last), el("br")]
     if plan["holes"]:
-        found.append(
-            f"Nothing is in time from {' and '.join(f'{bps(a)} to {bps(b)}' for a, b in plan['holes'])}. "
-        )
-    within = (
-        f"within {time(plan['deadline_us'])}"
-        if plan["deadline_us"] is not None
-        else f"within {curves.goal(plan)}"
-    )
-    optimistic = "; agreement with the original network is optimistic" if facts.metric == "agreement" else ""
-    return [*found, f"All {within}{optimistic}."]
+        found += [
+            f"Nothing is in time from {' and '.join(f'{bps(a)} to {bps(b)}' for a, b in plan['holes'])}.",
+            el("br"),
+        ]
+    if facts.metric == "agreement":
+        found.append("Agreement with the original network is optimistic.")
+    return found
+
+
+def _good(facts: Facts, where: int, choice: Mapping[str, Any]) -> str:
+    what = names.words(facts, choice["partition"], choice["slices"])
+    value = choice["accuracy"]
+    good = "accuracy not known" if value is None else f"{percent(value)} {facts.metric}"
+    return f"{good} at {bps(where)} ({what})"
 
 
 def _fits(facts: Facts) -> list[Content]:

@@ -90,7 +90,7 @@ def _strip(
         what = names.words(facts, each["partition"], each["slices"])
         words = f"{bps(each['from_bps'])} to {bps(each['to_bps'])}: {what}"
         short = names.brief(facts, each["partition"], each["slices"])
-        fits = right - left >= max(LABELLED, 2.9 * len(short))
+        fits = right - left >= max(LABELLED, 2.2 * len(short))
         pieces.append(
             box(left, 0, right, 100, kind, text(50, 50, short, "inside", dy=4) if fits else None, title=words)
         )

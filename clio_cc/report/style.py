@@ -121,7 +121,7 @@ footer{margin:3em 0 1em;font-size:.88rem}
 .plot{margin-left:56px;margin-right:6px}.plot.strip{margin-left:6px}.legend{grid-template-columns:1fr}}
 @media print{body{font-size:11pt;max-width:none;padding:0}section{break-inside:auto}.plot,tr,.layers li{break-inside:avoid}
 h2,h3{break-after:avoid}nav{display:none}*{print-color-adjust:exact;-webkit-print-color-adjust:exact}
-.scroll{overflow:visible}table{font-size:8pt}}
+.scroll{overflow:visible}table{font-size:8pt}td,th{white-space:normal;min-width:0}}
 """)
 """Rules; raw text in HTML, so without anything that XML would have escaped (``&``, ``<``)."""
 
