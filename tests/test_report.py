@@ -24,7 +24,7 @@ from clio_cc.operators.base import Tensor
 from clio_cc.profile import modelled
 from clio_cc.program import Program
 from clio_cc.radios import find_link
-from clio_cc.report import markup
+from clio_cc.report import markup, names
 from clio_cc.report.axes import Logarithmic
 from clio_cc.report.curves import Scale, steps_of
 from clio_cc.report.facts import Facts
@@ -349,6 +349,29 @@ def test_tables_show_what_the_files_hold() -> None:
     ]
     errors = table(root, "Quantization error per operator")
     assert errors[3] == ["layer3", "Conv", "Q3.4", "30.5", "", "1.00 %"]
+
+
+def test_choices_in_words() -> None:
+    made = facts()
+    choices = [
+        ("local", 0),
+        ("input", 1),
+        ("jpeg", 75),
+        ("point3", 4),
+        ("point3/4bit", 16),
+        ("point3/4bit", 0),
+    ]
+    assert [names.words(made, *choice) for choice in choices] == [
+        "all on the device", "raw input", "JPEG, quality 75", "point3, 4 of 16 units", "point3, 16 units with 4 bits",
+        "point3, all units with 4 bits",
+    ]  # fmt: skip
+    assert [names.brief(made, *choice) for choice in choices[:5]] == [
+        "local",
+        "raw",
+        "JPEG 75",
+        "1: 4",
+        "1: 4 bit",
+    ]
 
 
 def test_memory_is_what_the_manifest_says() -> None:

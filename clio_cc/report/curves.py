@@ -275,7 +275,7 @@ def accuracy_section(facts: Facts) -> list[Content]:
     others = [row for row in facts.accuracy if row.partition not in facts.numbers]
     heads = ("what is sent", "units", "bytes", facts.metric, "", "error left", "samples")
     caption = f"{facts.metric.capitalize()} per bytes"
-    other_heads, other_caption = (heads[0], *heads[2:5], heads[6]), f"{caption}: without units"
+    other_heads, other_caption = (heads[0], *heads[2:5], heads[6]), f"{caption}: other strategies"
     return [
         paragraph(
             "What an answer costs on the air, and how good it is. “Error left” is the share of the weighted squared error "

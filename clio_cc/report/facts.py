@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from clio_cc.accuracy import AccuracyRow
 from clio_cc.artifacts import ACCURACY, FLOAT_ONNX, PLAN, PROFILE
 from clio_cc.errors import ClioError
-from clio_cc.profile import ENCODE, ProfileRow
+from clio_cc.profile import ProfileRow
 from clio_cc.program import Program
 from clio_cc.targets import Target, find_target
 
@@ -112,10 +112,6 @@ class Facts:
             for o in every
             if o is not None
         }  # fmt: skip
-
-    def profile_of(self, layer: str) -> ProfileRow | None:
-        """A layer's row in the profile."""
-        return next((row for row in self.profile if row.layer == layer and row.op != ENCODE), None)
 
 
 def _figures(device_us: float, cloud_us: float, accuracy: float | None, **_: object) -> tuple[object, ...]:

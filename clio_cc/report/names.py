@@ -40,7 +40,7 @@ def words(facts: Facts, name: str, slices: int) -> str:
         return f"JPEG, quality {slices}" if slices else "JPEG"
     match = FEWER_BITS.fullmatch(name)
     if match is not None and name not in facts.numbers:
-        return f"{match[1]}, {slices} units with {match[2]} bits"
+        return f"{match[1]}, {slices or 'all'} units with {match[2]} bits"
     return f"{name}, {slices} of {units(facts, name)} units" if slices else name
 
 
