@@ -39,8 +39,7 @@ from clio_cc.calibrate import Samples
 from clio_cc.cloud import RECEIVED, UNITS, tail_model
 from clio_cc.compiler import front_end
 from clio_cc.float_run import Runner
-from clio_cc.inspection import inspect_model
-from clio_cc.lower import device_supports, lower
+from clio_cc.lower import lower
 from clio_cc.partition import PartitionPoint, partition_points
 from clio_cc.quantize import quantize_model
 from clio_cc.split import Slicing, cloud_half, fitting_samples, order_units, units_sent
@@ -161,7 +160,6 @@ class Bench:
         self.name, self.net = name, NETS[name]
         net = self.net
         self.graph = front_end(SHARED / f"data/models/{net.model}.onnx")
-        self.macs = sum(layer.macs for layer in inspect_model(self.graph, device_supports).layers)
         self.train = unpacked(net.train, net.fitted, net.scale)[0]
         self.x, self.y = unpacked(net.test, None, net.scale)
         self.input = str(self.graph.graph.inputs[0].name)
@@ -170,7 +168,7 @@ class Bench:
     def point(self, cut: str) -> PartitionPoint:
         """The partition point after that many multiply-accumulates."""
         wanted = self.net.cuts[cut]
-        points = [p for p in partition_points(self.graph, inside_blocks=True) if len(p.shape) == 4]
+        points = [p for p in partition_points(self.graph) if len(p.shape) == 4]
         return next(point for point in points if point.macs_before == wanted)
 
     def run(self, cut: str, variant: str) -> Row:
@@ -181,15 +179,14 @@ class Bench:
         samples = Samples({self.input: self.train})
         network = lower(self.graph, [point])
         fitting = fitting_samples(network, [point], samples)
-        encoded, [sliced] = order_units(
-            self.graph, network, [point], fitting, slicing, self.macs, lambda *_: None
-        )
+        encoded, [sliced] = order_units(self.graph, [point], fitting, slicing, lambda *_: None)
         quantized = quantize_model(self.graph, encoded, samples.take(CALIBRATION))
         program = quantized.program
         scale = program.tensors[program.taps[0].tensor].scale
         fitted = units_sent(program, quantized.quantize_inputs(fitting.inputs))[point.name]
         half = cloud_half(self.graph, sliced, fitted, scale, slicing)
         sent = units_sent(program, quantized.quantize_inputs({self.input: self.x}))[point.name]
+        assert half.heads is not None
         cloud = Runner(half.model)
         right = {count: self.right(cloud, sent, count) for count in sliced.counts}
         accuracy = {count: round(100 * float(hits.mean()), 2) for count, hits in right.items()}

@@ -61,14 +61,14 @@ def tail_model(model: ir.Model, point: PartitionPoint) -> onnx.ModelProto:
     return _finished(batch.any_batch(tail))
 
 
-def cloud_model(model: ir.Model, point: PartitionPoint, scale: float, heads: Heads) -> onnx.ModelProto:
+def cloud_model(model: ir.Model, point: PartitionPoint, scale: float, heads: Heads | None) -> onnx.ModelProto:
     """The cloud's half: heads that restore the cut's tensor from the units received, and the network after it.
 
     Args:
         model: The whole float graph after the passes; it is not changed.
         point: The cut.
         scale: What one step of a unit is worth; zero point 0.
-        heads: Weights per count of units.
+        heads: Weights per count of units; None where the channels come as they are, all of them.
 
     Returns:
         A graph with the inputs ``units``, int8 of shape ``(N, units, *point.shape[2:])``, and ``received``, int64 of
@@ -83,20 +83,26 @@ def cloud_model(model: ir.Model, point: PartitionPoint, scale: float, heads: Hea
     _make_room(owner, [UNITS, RECEIVED])
     batched = batch.free_batch(owner)
     restored = owner.inputs[0]
-    count = heads.weight.shape[2] // heads.window**2
+    count = point.shape[1] if heads is None else heads.weight.shape[2] // heads.window**2
     first = None if batched else 1
     units = _input(UNITS, [first, count, *point.shape[2:]], ir.DataType.INT8)
     received = _input(RECEIVED, [first], ir.DataType.INT64)
     maker = _Maker(owner)  # knows the cut's tensor, whose name stays
     owner.inputs[:] = [units, received]
     value = maker.heads(units, received, scale, heads, point.shape)
-    bounds = _bounds(model, point.tensor)
+    bounds = activation_bounds(model, point.tensor)
     if bounds is not None:
         value = maker.clip(value, bounds)
     owner.insert_before(owner[0], maker.nodes)
     restored.replace_all_uses_with(value)
     value.name, restored.name = restored.name, None
     return _finished(batch.to_proto(tail, batched))
+
+
+def activation_bounds(model: ir.Model, tensor: str) -> tuple[float, float] | None:
+    """Return the range of the Relu or Clip that writes a tensor; None if another operator does."""
+    node = next((node for node in model.graph for out in node.outputs if out.name == tensor), None)
+    return None if node is None else clamp_bounds(node)
 
 
 def triton_repository(name: str, model: onnx.ModelProto) -> dict[str, bytes]:
@@ -158,12 +164,6 @@ def _input(name: str, dims: Sequence[int | None], kind: ir.DataType) -> ir.Value
     return ir.Value(name=name, shape=ir.Shape(dims), type=ir.TensorType(kind))
 
 
-def _bounds(model: ir.Model, tensor: str) -> tuple[float, float] | None:
-    """The range that the activation which writes a tensor keeps to, or None."""
-    node = next((node for node in model.graph for out in node.outputs if out.name == tensor), None)
-    return None if node is None else clamp_bounds(node)
-
-
 class _Maker:
     """Puts nodes in front of a graph, or into a branch."""
 
@@ -198,11 +198,13 @@ class _Maker:
         return ir.AttrGraph(name, inner)
 
     def heads(
-        self, units: ir.Value, received: ir.Value, scale: float, heads: Heads, shape: tuple[int, ...]
+        self, units: ir.Value, received: ir.Value, scale: float, heads: Heads | None, shape: tuple[int, ...]
     ) -> ir.Value:
         """What the head of each sample's count makes of its units: the tensor of `shape` at the cut."""
         step = self.constant("scale", np.asarray(scale, np.float32))
         values = self.add("DequantizeLinear", "units", units, step)
+        if heads is None:
+            return values
         row = self.row(received, heads.counts)
         weights, biases = self.constant("weights", heads.weight), self.constant("biases", heads.bias)
         if heads.window == 1:

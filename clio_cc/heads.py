@@ -22,7 +22,7 @@ import numpy.typing as npt
 from clio_cc.qformat import Int8Array
 from clio_cc.quantization.layers import Float
 
-RIDGE = 1e-3  # of each input's own variance
+RIDGE = 0.03  # of each input's own variance; benchmarks/slices.py
 MOST_STRETCH = 4.0
 TABLE_BYTES = 8 << 20  # of one cut's heads: the window shrinks, then counts are left out, until they fit
 WINDOWS = (5, 3, 1)
@@ -57,7 +57,9 @@ def head_bytes(units: int, channels: int, window: int, counts: int) -> int:
     return 4 * (counts + 1) * channels * (units * window**2 + 1)
 
 
-def choose_window(units: int, channels: int, counts: int, shape: Sequence[int]) -> int:
+def choose_window(
+    units: int, channels: int, counts: int, shape: Sequence[int], *, thorough: bool = True
+) -> int:
     """Return the widest window whose heads stay small.
 
     Args:
@@ -65,12 +67,13 @@ def choose_window(units: int, channels: int, counts: int, shape: Sequence[int]) 
         channels: At the cut.
         counts: How many heads.
         shape: What comes behind the channels: (height, width), or anything else.
+        thorough: Allow the widest windows, which take the longest to fit.
     """
     if len(shape) != 2:
         return 1
     fitting = [
         window
-        for window in WINDOWS
+        for window in (WINDOWS if thorough else WINDOWS[1:])
         if head_bytes(units, channels, window, counts) <= TABLE_BYTES and window < 2 * max(shape)
     ]
     return fitting[0] if fitting else 1
@@ -85,7 +88,14 @@ def thinned(counts: Sequence[int], units: int, channels: int) -> tuple[int, ...]
 
 
 def fit_heads(
-    units: Int8Array, scale: float, x: Float, counts: Sequence[int], window: int = 1, *, stretch: float = 1.0
+    units: Int8Array,
+    scale: float,
+    x: Float,
+    counts: Sequence[int],
+    window: int = 1,
+    *,
+    stretch: float = 1.0,
+    work: float = FIT_WORK,
 ) -> Heads:
     """Return heads fitted on calibration.
 
@@ -96,10 +106,11 @@ def fit_heads(
         counts: Unit counts that may be sent, ascending.
         window: Odd; 1 unless `rest` is (height, width).
         stretch: 1 gives every channel the spread that it has over calibration, 0 leaves least squares as it is.
+        work: Most multiply-accumulates for the normal equations; fewer positions are used where it is not enough.
     """
     every, channels = units.shape[1], x.shape[1]
     taps = window**2
-    chosen = _rows_to_fit(units, window)
+    chosen = _rows_to_fit(units, window, work)
     inputs = patches(units.astype(np.float32) * np.float32(scale), window, chosen)
     target = np.moveaxis(x, 1, -1).reshape(-1, channels)[chosen].astype(np.float32)
     means = inputs.mean(axis=0, dtype=np.float64), target.mean(axis=0, dtype=np.float64)
@@ -170,11 +181,11 @@ def patches(
     return np.asarray(seen[sample, :, row, column].reshape(len(at), -1), np.float32)
 
 
-def _rows_to_fit(units: Int8Array, window: int) -> npt.NDArray[np.int64]:
+def _rows_to_fit(units: Int8Array, window: int, work: float) -> npt.NDArray[np.int64]:
     """Positions to fit on: a draw where there are more than the work allows."""
     inputs = units.shape[1] * window**2
     every = len(units) * int(np.prod(units.shape[2:]))
-    most = max(int(FIT_WORK / inputs**2), ROWS_PER_INPUT * inputs)
+    most = max(int(work / inputs**2), ROWS_PER_INPUT * inputs)
     if every <= most:
         return np.arange(every)
     return np.sort(np.random.default_rng(0).choice(every, most, replace=False))

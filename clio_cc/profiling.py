@@ -115,6 +115,7 @@ def with_device(
     rate = device.target.macs_per_s
     if request.board_table is not None:
         times = read_board(request.board_table, rows, device, request)
+        rate = _rate_of(rows, times, rate)
         return tuple(_placed(row, times, device.attribution, rate) for row in rows), ()
     kept = {row.layer for row in rows if request.device == AUTO and not request.counts and not _is_ours(row)}
     if kept.issuperset(device.attribution.rows):
@@ -122,6 +123,7 @@ def with_device(
     kind, warnings = _kind(device.target, request)
     if kind == EMULATED:
         times = emulate(device, request, progress)
+        rate = _rate_of(rows, times, rate)
         made = [_placed(row, times, device.attribution, rate) for row in rows]
     else:
         made = [_modelled(row, rate) for row in rows]
@@ -151,6 +153,13 @@ def _placed(row: ProfileRow, times: Times, attribution: Attribution, rate: Figur
     if name in attribution.computed and row.macs == 0:
         return replace(row, device_us=0.0, device_source="free: no operator of its own")
     return _modelled(row, rate, "; not in the device's program, which ends at the last cut")
+
+
+def _rate_of(rows: Sequence[ProfileRow], times: Times, otherwise: Figure) -> Figure:
+    """What to model the layers with that were not timed: the rate of those that were."""
+    macs = sum(row.macs for row in rows if row.layer in times.us)
+    us = sum(times.us[row.layer] for row in rows if row.layer in times.us)
+    return Figure(macs / us * 1e6, f"as the layers before; {times.source}") if macs and us else otherwise
 
 
 def _modelled(row: ProfileRow, rate: Figure, note: str = "") -> ProfileRow:

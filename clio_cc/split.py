@@ -14,28 +14,17 @@ import numpy as np
 import onnx_ir as ir
 
 from clio_cc import graph, reference
-from clio_cc.calibrate import Samples, batched, open_session, run_session
-from clio_cc.cloud import UNITS, cloud_model, tail_model
+from clio_cc.calibrate import Samples
+from clio_cc.cloud import cloud_model
 from clio_cc.errors import ClioError
-from clio_cc.float_run import Runner
 from clio_cc.heads import Heads, choose_window, exact_heads, fit_heads, thinned
-from clio_cc.judge import class_scores
+from clio_cc.lower import lower
+from clio_cc.ordering import best_units
 from clio_cc.partition import PartitionPoint
 from clio_cc.program import Program
 from clio_cc.qformat import Int8Array
 from clio_cc.quantization.layers import Float, Network
-from clio_cc.slicing import (
-    Encoder,
-    Method,
-    Weighting,
-    auto_counts,
-    better,
-    fit_encoder,
-    metric,
-    probed_samples,
-    readers_gram,
-    sensitivity,
-)
+from clio_cc.slicing import MOST_CHANNELS, Encoder, Weighting, auto_counts
 
 if TYPE_CHECKING:
     import onnx
@@ -96,9 +85,9 @@ class SlicedPoint:
 
 @dataclass(frozen=True, eq=False)
 class CloudHalf:
-    """The cloud's side of a point."""
+    """The cloud's side of a point; no heads where all channels are sent as they are, or nothing."""
 
-    heads: Heads
+    heads: Heads | None
     model: onnx.ModelProto
 
 
@@ -121,34 +110,45 @@ def parse_slices(text: str) -> tuple[int, ...] | None:
 
 def order_units(
     model: ir.Model,
-    network: Network,
     points: Sequence[PartitionPoint],
     samples: Samples,
     slicing: Slicing,
-    macs: int,
     progress: Progress,
+    *,
+    local: bool = False,
 ) -> tuple[Network, tuple[SlicedPoint, ...]]:
     """Give every partition point ordered units.
 
     Args:
         model: The canonical float graph.
-        network: Its device half, with a tap per point.
         points: The points, in order of execution.
         samples: Calibration inputs, as :func:`fitting_samples` gives them.
         slicing: How.
-        macs: Multiply-accumulates of the whole model.
         progress: Told (points done, points).
+        local: The whole network runs on the device too.
 
     Returns:
-        The device's half with encoders, and the points.
+        The device's half with encoders, and the points, each at the tensor that its units are made of.
     """
-    values = _values_at(model, network.inputs, points, samples)
-    sliced = []
+    found = []
     for number, point in enumerate(points):
         progress(number, len(points))
-        x = values[point.tensor]
-        counts = _counts(point, macs, slicing)
-        encoder = _encoder(model, point, samples, x, macs, counts, slicing)
+        found.append(
+            best_units(
+                model,
+                point,
+                samples,
+                method=slicing.method,
+                weighting=slicing.weighting,
+                formats_differ=slicing.formats_differ,
+            )
+        )
+    progress(len(points), len(points))
+    network = lower(model, [each.point for each in found], local=local)
+    macs = sum(graph.known_macs(node) for node in model.graph)
+    sliced = []
+    for candidate in found:
+        point, encoder = candidate.point, candidate.encoder
         layer, added_macs = "", 0
         if encoder.method == "selection":
             network = network.with_order(point.name, encoder.order)
@@ -156,8 +156,8 @@ def order_units(
             network, added = network.with_encoder(point.name, encoder.weight, encoder.bias)
             if added is not None:
                 layer, added_macs = added.name, added.macs
-        sliced.append(SlicedPoint(point, counts, encoder, layer, added_macs, x))
-    progress(len(points), len(points))
+        counts = _counts(point, macs, slicing)
+        sliced.append(SlicedPoint(point, counts, encoder, layer, added_macs, candidate.values))
     return network, tuple(sliced)
 
 
@@ -168,77 +168,14 @@ def fitting_samples(network: Network, points: Sequence[PartitionPoint], samples:
     return samples.take(max(FITTED_SAMPLES, int(min(by_macs, by_bytes, samples.count))))
 
 
-def _values_at(
-    model: ir.Model, inputs: Sequence[str], points: Sequence[PartitionPoint], samples: Samples
-) -> dict[str, Float]:
-    """What the float network has at each cut."""
-    names = [point.tensor for point in points]
-    if not names:
-        return {}
-    session = open_session(batched(model, inputs, names))
-    parts: dict[str, list[Float]] = {name: [] for name in names}
-    for start in range(0, samples.count, _BATCH):
-        feed = {name: samples.inputs[name][start : start + _BATCH] for name in inputs}
-        found = run_session(session, feed, names)
-        for point in points:
-            parts[point.tensor].append(found[point.tensor].reshape(-1, *point.shape[1:]))
-    return {name: np.concatenate(arrays) for name, arrays in parts.items()}
-
-
 def _counts(point: PartitionPoint, macs: int, slicing: Slicing) -> tuple[int, ...]:
     units = point.shape[1]
+    if units > MOST_CHANNELS:
+        return (units,)
     if slicing.slices is not None:
         return tuple(sorted({min(count, units) for count in slicing.slices}))
     counts = auto_counts(units, early=2 * point.macs_before < macs)
     return thinned(counts, units, units)
-
-
-def _encoder(
-    model: ir.Model,
-    point: PartitionPoint,
-    samples: Samples,
-    x: Float,
-    macs: int,
-    counts: Sequence[int],
-    slicing: Slicing,
-) -> Encoder:
-    weights = _metric(model, point, samples, x, macs - point.macs_before, slicing.weighting)
-
-    def fitted(method: Method) -> Encoder:
-        return fit_encoder(x, weights, method, formats_differ=slicing.formats_differ)
-
-    if slicing.method == "selection" or x.ndim not in (2, 4):  # the device encodes images and vectors only
-        return fitted("selection")
-    if slicing.method == "rotation":
-        return fitted("rotation")
-    return better(fitted("rotation"), fitted("selection"), counts)
-
-
-def _metric(
-    model: ir.Model, point: PartitionPoint, samples: Samples, x: Float, tail_macs: int, weighting: Weighting
-) -> Float:
-    if weighting == "none":
-        return np.eye(x.shape[1])
-    value = next(v for node in model.graph for v in node.outputs if v.name == point.tensor)
-    gram = readers_gram(value)
-    if weighting == "readers":
-        return metric(None, gram)
-    run = Runner(tail_model(model, point))
-    count = min(probed_samples(x.shape[1], tail_macs), len(x))
-    chosen = np.linspace(0, len(x) - 1, count).astype(np.int64)
-    probes = np.ascontiguousarray(x[chosen], np.float32)
-    answer = run({UNITS: probes})
-    if len(answer) != 1 or answer[0].dtype.kind != "f":
-        return metric(None, gram)
-    inputs = [array[chosen] for array in samples.inputs.values()]
-    output = model.graph.outputs[0].producer()
-    probed = sensitivity(
-        lambda values: run({UNITS: values})[0],
-        probes,
-        probabilities=graph.is_op(output, "Softmax"),
-        classes=class_scores(inputs, answer),
-    )
-    return metric(probed, gram)
 
 
 # --- the cloud's side ----------------------------------------------------------------------------------
@@ -278,7 +215,10 @@ def cloud_half(
         slicing: How.
     """
     channels, rest = sliced.point.shape[1], sliced.point.shape[2:]
-    if sliced.encoder.order and sliced.counts == (channels,):
+    heads = None
+    if channels > MOST_CHANNELS:
+        pass
+    elif sliced.encoder.order and sliced.counts == (channels,):
         heads = exact_heads(sliced.encoder.order, channels)
     else:
         window = slicing.window or choose_window(sliced.units, channels, len(sliced.counts), rest)

@@ -39,7 +39,10 @@ def test_the_manifest_says_how_each_point_is_sliced(several: Compiled) -> None:
         units, pixels = each["shape"][1], each["shape"][2] * each["shape"][3]
         assert each["slices"] == sorted(each["slices"]) and each["slices"][-1] == each["units"] == units
         assert each["unit_bytes"] == pixels and each["scale"] > 0 and each["order"] is None
-        assert each["layer"] == f"/{each['name']}/relu/Relu"
+        nodes = list(several.graph.graph)  # the activation, or what goes into it
+        assert nodes[sliced.point.node_index - 1].outputs[0].name == each["tensor"]
+        assert each["layer"] == nodes[sliced.point.node_index - 1].name
+        assert each["layer"].startswith(f"/{each['name']}/")
         assert each["layer"] in found["layers"]
         assert each["encoder"]["method"] == "rotation"
         # Both are behind a ReLU.

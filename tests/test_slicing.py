@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from clio_cc.slicing import (
     Encoder,
     Method,
     auto_counts,
-    better,
+    divergence,
     fit_encoder,
     metric,
     normalized,
@@ -74,7 +73,7 @@ def test_sensitivity_of_a_linear_tail_is_the_gram_matrix_of_its_weights() -> Non
     rng = np.random.default_rng(0)
     weight = rng.standard_normal((5, 3))
     x = rng.standard_normal((8, 5)).astype(np.float32)
-    found = sensitivity(lambda v: v.astype(np.float64) @ weight, x, probabilities=False, classes=False)
+    found = sensitivity(lambda v: v.astype(np.float64) @ weight, x, "values")
     np.testing.assert_allclose(found, normalized(weight @ weight.T), rtol=1e-4, atol=1e-6)
     assert np.trace(found) == pytest.approx(5)
 
@@ -89,36 +88,48 @@ def test_sensitivity_sums_over_positions() -> None:
     found = sensitivity(
         lambda v: np.einsum("nchw,chwk->nk", v.astype(np.float64), weight),
         x,
-        probabilities=False,
-        classes=False,
+        "values",
     )
     np.testing.assert_allclose(found, normalized(exact), atol=0.06)
 
 
 @pytest.mark.parametrize("probabilities", [False, True])
-def test_sensitivity_to_classes_is_fishers_metric(probabilities: bool) -> None:
-    """Analytic: ``W (diag p - p pᵀ) Wᵀ``, whether the network ends in scores or in probabilities."""
+def test_sensitivity_to_classes_is_that_of_their_log_probabilities(probabilities: bool) -> None:
+    """Analytic: ``W (I - 1 1ᵀ / classes) Wᵀ``, whether the network ends in scores or in probabilities."""
     rng = np.random.default_rng(2)
     weight = rng.standard_normal((4, 3))
     x = rng.standard_normal((64, 4)).astype(np.float32)
-    p = softmax(x @ weight)
-    fisher = [weight @ (np.diag(each) - np.outer(each, each)) @ weight.T for each in p]
 
     def tail(v: Array) -> Array:
         scores = v.astype(np.float64) @ weight + 5
         return softmax(scores) if probabilities else scores
 
-    found = sensitivity(tail, x, probabilities=probabilities, classes=True)
-    np.testing.assert_allclose(found, normalized(np.sum(fisher, axis=0)), rtol=0.02, atol=0.005)
-    plain = sensitivity(tail, x, probabilities=probabilities, classes=False)
+    found = sensitivity(tail, x, "probabilities" if probabilities else "scores")
+    centered = weight @ (np.eye(3) - 1 / 3) @ weight.T
+    np.testing.assert_allclose(found, normalized(centered), rtol=0.01, atol=1e-3)
+    plain = sensitivity(tail, x, "values")
     assert np.abs(plain - found).max() > 0.05
+
+
+def test_divergence() -> None:
+    rng = np.random.default_rng(9)
+    right = rng.standard_normal((50, 4))
+    assert divergence(right, right, "scores") == 0
+    assert divergence(right, right + 7, "scores") == pytest.approx(0)  # common to all classes: nothing
+    assert divergence(right, right + 7, "values") > 10
+    mean = np.broadcast_to(right.mean(axis=0), right.shape)
+    assert divergence(right, mean, "values") == pytest.approx(1)  # no better than always saying the mean
+    assert divergence(softmax(right), softmax(right + 1), "probabilities") == pytest.approx(0)
+    assert divergence(softmax(right), softmax(2 * right), "probabilities") == pytest.approx(
+        divergence(right, 2 * right, "scores")
+    )
 
 
 def test_a_change_common_to_all_scores_is_none() -> None:
     x = np.random.default_rng(3).standard_normal((8, 2)).astype(np.float32)
     mixing = np.array([[1.0, 1.0, 1.0], [1.0, 0.0, 0.0]])
-    found = sensitivity(lambda v: v.astype(np.float64) @ mixing, x, probabilities=False, classes=True)
-    np.testing.assert_allclose(found, [[0, 0], [0, 2]], atol=1e-6)
+    found = sensitivity(lambda v: v.astype(np.float64) @ mixing, x, "scores")
+    np.testing.assert_allclose(found, [[0, 0], [0, 2]], atol=1e-5)
 
 
 def test_sensitivity_of_a_small_network() -> None:
@@ -128,9 +139,7 @@ def test_sensitivity_of_a_small_network() -> None:
     x = rng.standard_normal((16, 4)).astype(np.float32)
     slope = 1 - np.tanh(x @ first) ** 2
     jacobian = np.einsum("ch,nh,hk->nck", first, slope, second)
-    found = sensitivity(
-        lambda v: np.tanh(v.astype(np.float64) @ first) @ second, x, probabilities=False, classes=False
-    )
+    found = sensitivity(lambda v: np.tanh(v.astype(np.float64) @ first) @ second, x, "values")
     exact = normalized(np.einsum("nck,ndk->cd", jacobian, jacobian))
     np.testing.assert_allclose(found, exact, rtol=0.01, atol=1e-3)
 
@@ -142,9 +151,9 @@ def test_sensitivity_leaves_its_input_and_is_the_same_twice() -> None:
     def tail(v: Array) -> Array:
         return np.asarray(np.maximum(v, 0).sum(axis=2))
 
-    first = sensitivity(tail, x, probabilities=False, classes=False)
+    first = sensitivity(tail, x, "values")
     np.testing.assert_array_equal(x, before)
-    np.testing.assert_array_equal(first, sensitivity(tail, x, probabilities=False, classes=False))
+    np.testing.assert_array_equal(first, sensitivity(tail, x, "values"))
 
 
 @pytest.mark.parametrize("answer", [0.0, np.nan], ids=["constant", "nan"])
@@ -152,8 +161,7 @@ def test_a_tail_that_says_nothing(answer: float) -> None:
     found = sensitivity(
         lambda v: np.full((len(v), 2), answer),
         np.ones((4, 3), np.float32),
-        probabilities=False,
-        classes=False,
+        "values",
     )
     np.testing.assert_array_equal(found, np.zeros((3, 3)))
     np.testing.assert_allclose(metric(found, np.zeros((3, 3))), np.eye(3), atol=1e-5)
@@ -161,9 +169,11 @@ def test_a_tail_that_says_nothing(answer: float) -> None:
 
 def test_probed_samples_follow_the_tails_size() -> None:
     few, many = slicing.PROBED_SAMPLES
-    assert probed_samples(16, 0) == many
-    assert probed_samples(64, 10**12) == few
-    assert probed_samples(10, int(slicing.PROBED_MACS) // 200) == 20
+    assert probed_samples(16, 0, 10) == many
+    assert probed_samples(64, 10**12, 10) == few
+    assert probed_samples(10, int(slicing.PROBED_MACS) // 200, 10) == 20
+    assert probed_samples(10, 0, slicing.PROBED_VALUES // 30) == 3  # an answer like an image
+    assert probed_samples(1000, 0, slicing.PROBED_VALUES) == 1
 
 
 READERS = {
@@ -348,22 +358,6 @@ def test_many_channels_are_ordered_in_seconds() -> None:
     before = time.process_time()
     fit_encoder(rng.standard_normal((600, 512)), np.eye(512), "selection")
     assert time.process_time() - before < 10
-
-
-# --- which ----------------------------------------------------------------------------------------------
-
-
-def coder(method: Method, residual: Sequence[float]) -> Encoder:
-    """An encoder of which only what it leaves counts."""
-    size = len(residual) - 1
-    return Encoder(method, np.eye(size), np.zeros(size), (), np.array(residual))
-
-
-def test_a_rotation_must_be_worth_its_work() -> None:
-    rotation, selection = coder("rotation", [1, 0.45, 0.2, 0]), coder("selection", [1, 0.6, 0.21, 0])
-    assert better(rotation, selection, [1, 3]) is rotation
-    assert better(rotation, selection, [2, 3]) is selection  # 0.2 is more than nine tenths of 0.21
-    assert better(rotation, selection, [3]) is selection
 
 
 # --- how many -------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,11 +17,13 @@ from clio_cc.calibrate import Samples
 from clio_cc.cloud import RECEIVED, UNITS, tail_model
 from clio_cc.errors import ClioError
 from clio_cc.float_run import Runner
+from clio_cc.heads import Heads
 from clio_cc.lower import lower
+from clio_cc.ordering import before_activation
 from clio_cc.partition import PartitionPoint, find_point, partition_points
 from clio_cc.passes.runner import run_passes
 from clio_cc.quantize import Quantized, quantize_model
-from clio_cc.slicing import MOST_COUNTS
+from clio_cc.slicing import MOST_CHANNELS, MOST_COUNTS
 from clio_cc.split import (
     FITTED_SAMPLES,
     CloudHalf,
@@ -79,6 +81,12 @@ class Split:
         return Runner(graph.to_proto(self.model))({"x": x})[0]
 
 
+def heads_of(made: Split, name: str) -> Heads:
+    found = made.halves[name].heads
+    assert found is not None
+    return found
+
+
 def cloud_answer(half: CloudHalf, units: Array, count: int) -> Array:
     return Runner(half.model)({UNITS: units, RECEIVED: np.full(len(units), count, np.int64)})[0]
 
@@ -110,10 +118,9 @@ def split(
     data = Samples({"x": images(model, samples, seed)})
     network = lower(model, points, local=local)
     fitting = fitting_samples(network, points, data)
-    macs = sum(graph.known_macs(node) for node in model.graph)
     steps: list[tuple[int, int]] = []
     network, sliced = order_units(
-        model, network, points, fitting, slicing, macs, lambda done, of: steps.append((done, of))
+        model, points, fitting, slicing, lambda done, of: steps.append((done, of)), local=local
     )
     assert steps == [(done, len(points)) for done in range(len(points) + 1)]
     quantized = quantize_model(model, network, data)
@@ -226,13 +233,13 @@ def test_points_and_the_whole_network_on_the_device() -> None:
 
 
 def test_a_linear_layer_takes_the_encoder_in() -> None:
-    """No operator more, and the same units in float; a ReLU needs one."""
+    """No operator more, and the same units in float; a sum needs one."""
     model = canonical(NET)
     data, slicing = Samples({"x": images(model, 32)}), Slicing(None, "rotation")
-    for name, added in (("c2", 0), ("r1", 1)):
+    for name, added in (("c2", 0), ("a3", 1)):
         point = point_of(model, name)
         plain = lower(model, [point])
-        network, [sliced] = order_units(model, plain, [point], data, slicing, 1, lambda *_: None)
+        network, [sliced] = order_units(model, [point], data, slicing, lambda *_: None)
         assert len(network.layers) - len(plain.layers) == added
         pixels = int(np.prod(point.shape[2:]))
         assert (sliced.layer, sliced.macs) == (
@@ -265,14 +272,14 @@ def test_counts_asked_for() -> None:
     made = split(model, ["r1", "r4"], Slicing((1, 2, 7, 999)))
     assert [each.counts for each in made.points] == [(1, 2, 6), (1, 2, 7, 8)]
     for each in made.points:
-        assert made.halves[each.point.name].heads.counts == each.counts
+        assert heads_of(made, each.point.name).counts == each.counts
 
 
 def test_a_window_asked_for() -> None:
     model = canonical(NET)
     made = split(model, ["r1"], Slicing((2, 6), window=1, stretch=0))
-    assert made.halves["r1"].heads.window == 1
-    assert split(model, ["r1"], Slicing((2, 6))).halves["r1"].heads.window == 5
+    assert heads_of(made, "r1").window == 1
+    assert heads_of(split(model, ["r1"], Slicing((2, 6))), "r1").window == 5
 
 
 @pytest.mark.parametrize("weighting", ["sensitivity", "readers", "none"])
@@ -378,3 +385,45 @@ def test_slices_on_the_command_line() -> None:
             parse_slices(text)
         words = f"--slices: '{text}' is not a list of unit counts\n  hint: give auto, or e.g. 1,2,4,8"
         assert str(caught.value) == words
+
+
+def test_a_tensor_too_wide_to_slice_is_sent_whole() -> None:
+    """All channels as they are: no encoder, no heads, exactly the float tail on what the device has."""
+    wide = MOST_CHANNELS + 1
+    model = canonical(
+        f"m (float[1,8] x, float[8,{wide}] w, float[{wide},3] v) => (float[1,3] y)"
+        " { a = MatMul(x, w) r = Relu(a) y = MatMul(r, v) }"
+    )
+    made = split(model, ["r"], samples=16)
+    [sliced] = made.points
+    assert (sliced.counts, sliced.units, sliced.layer) == ((wide,), wide, "")
+    assert made.halves["r"].heads is None
+    x = images(model, 4, seed=1)
+    channels = made.sent(x)["r"].astype(np.float32) * np.float32(made.scale("r"))
+    wanted = Runner(tail_model(model, sliced.point))({UNITS: channels})[0]
+    np.testing.assert_allclose(made.answer("r", x, wide), wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_units_come_from_before_an_activation_where_that_is_better() -> None:
+    """A ReLU whose readers want what a linear code can tell, and one that is fed by signs it would hide."""
+    model = canonical(NET)
+    point = point_of(model, "r4")
+    moved = before_activation(model, point)
+    assert moved is not None
+    assert (moved.name, moved.shape, moved.macs_before) == (point.name, point.shape, point.macs_before)
+    assert moved.node_index == point.node_index - 1
+    assert before_activation(model, moved) is None  # a Conv writes it
+    shared = canonical(
+        "m (float[1,4] x, float[4,4] w) => (float[1,4] y) { a = MatMul(x, w) r = Relu(a) y = Add(r, a) }"
+    )
+    assert before_activation(shared, replace(point, tensor="r")) is None  # the cut would hold two tensors
+
+
+@pytest.mark.parametrize("name", ["r1", "r4", "r5"])
+def test_wherever_units_come_from_all_of_them_give_the_answer(name: str) -> None:
+    model = canonical(NET)
+    made = split(model, [name], Slicing(None, "rotation"))
+    [sliced] = made.points
+    assert sliced.point.tensor in (name, before_activation(model, point_of(model, name)).tensor)  # type: ignore[union-attr]
+    x = images(model, 32, seed=3)
+    assert close(made.answer(name, x, sliced.units), made.original(x)) > 0.99

@@ -47,7 +47,7 @@ STM32F7 = Target(
     cycles_per_instruction=Figure(
         0.91,
         "CMSIS-NN (arXiv 1801.06601, table 1): its CIFAR-10 network in 99.1 ms on an STM32F746 at 216 MHz, 21.4 M cycles, "
-        "over 23.6 M instructions of the same kernels (CMSIS of January 2018, gcc -O3) on QEMU's mps2-an500; by layer 0.85 to 1.01",
+        "over 23.6 M instructions of the same kernels (CMSIS of January 2018, gcc -O3) in QEMU; by layer 0.85 to 1.01",
     ),
     device_time="emulated",
     micro_kernels=CORTEX_M_MICRO_KERNELS,
