@@ -110,6 +110,7 @@ def tables(
         device_power_mw=target.power_mw,
         accuracy=accuracy,
         local=manifest["local"],
+        no_local=manifest["no_local"],
     )
     return Tables(rows, accuracy, made)
 
@@ -132,6 +133,7 @@ def manifest(
     points: Sequence[SlicedPoint],
     halves: Mapping[str, CloudHalf],
     local: bool,
+    no_local: str,
     quantized: Quantized,
     program: Program,
     footprint: Footprint,
@@ -148,6 +150,7 @@ def manifest(
         points: In order of execution.
         halves: The cloud's side of each.
         local: The whole network runs on the device.
+        no_local: Why it could not; empty if it could.
         quantized: The device's half, and what quantization lost.
         program: It, as it will run.
         footprint: Memory.
@@ -166,6 +169,7 @@ def manifest(
         "outputs": [_tensor(tensors[name], quantized) for name in program.outputs],
         "layers": list(layers),
         "local": local,
+        "no_local": no_local,
         "partitions": [
             _partition(sliced, halves[sliced.point.name], layers, program)
             | {"cloud": f"cloud/{clouds[sliced.point.name]}/1/model.onnx"}

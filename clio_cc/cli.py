@@ -536,6 +536,8 @@ def _print_plan(made: Plan) -> None:
     figures = ("partition", "slices", "bytes", "latency", "energy uJ", made.metric or "accuracy")
     rows = [(_bps(r.from_bps), _bps(r.to_bps), *_figures(r)) for r in made.ranges]
     _print_table(f"Plan for {' and '.join(filter(None, goals))}", ("from", "to", *figures), rows)
+    if made.no_local:
+        print(f"all on the device is not possible: the whole network {made.no_local}")
     for low, high in made.holes:
         print(f"hole: nothing meets it from {_bps(low)} to {_bps(high)}")
     if made.unreachable is not None:

@@ -142,6 +142,7 @@ def compile_model(options: Options, progress: Progress, hook: Hook | None = None
     """
     from clio_cc.calibrate import load_samples
     from clio_cc.float_run import check_same_function
+    from clio_cc.holding import why_not_local
     from clio_cc.inspection import inspect_model
     from clio_cc.load import model_sha256
     from clio_cc.lower import device_supports
@@ -192,6 +193,7 @@ def compile_model(options: Options, progress: Progress, hook: Hook | None = None
         points=points,
         halves=halves,
         local=cuts.local,
+        no_local="" if cuts.local else why_not_local(graph, target),
         quantized=quantized,
         program=program,
         footprint=footprint,

@@ -53,6 +53,15 @@ def reasons_too_large(
     return found
 
 
+def why_not_local(model: ir.Model, target: Target) -> str:
+    """Why the whole network does not run on the board; empty if it does."""
+    try:
+        program = skeleton(lower(model))
+    except ClioError as error:
+        return error.message
+    return "" if fit(program, target) is not None else _reason(program, target)
+
+
 def _with_bands(program: Program, bands: tuple[Program, Program] | None, target: Target) -> Program | None:
     """The program with the bands of one that it begins with, if it fits so."""
     if bands is None:

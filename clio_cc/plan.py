@@ -203,6 +203,7 @@ class Plan:
         ranges: The best choice at each bandwidth: highest accuracy, then lowest latency.
         winners: Which of `strategies` is best where; what none reaches is left out.
         shortest: Lowest latency, and `cheapest` lowest energy, that any choice reaches.
+        no_local: Why `local` is not among the strategies though every layer has a time; empty if it is.
         sources: Where powers and the link's figures come from.
     """
 
@@ -223,6 +224,7 @@ class Plan:
     winners: tuple[Winner, ...]
     shortest: Shortest
     cheapest: Shortest | None
+    no_local: str = ""
     sources: Mapping[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:

@@ -51,6 +51,7 @@ def make_plan(
     device_power_mw: Figure | None = None,
     accuracy: Sequence[AccuracyRow] = (),
     local: bool = False,
+    no_local: str = "",
     margin: Fraction = MARGIN,
 ) -> Plan:
     """Plan for a range of bandwidths.
@@ -66,6 +67,7 @@ def make_plan(
         device_power_mw: The target's power while computing.
         accuracy: What was evaluated, if anything.
         local: Whether the whole network was compiled for the device, too.
+        no_local: Why the device cannot run the whole network, though every layer has a time; empty if it can.
         margin: See :data:`MARGIN`.
 
     Returns:
@@ -78,7 +80,7 @@ def make_plan(
     costs = _costs(deadline_us, budget_uj, link, device_power_mw)
     known = known_accuracy(accuracy)
     times = Times.of(profile)
-    whole = local_option(times, known)
+    whole = None if no_local else local_option(times, known)
     options = {point.name: point_options(point, times, known) for point in points}
     if local or not options:
         options[LOCAL] = _only_local(whole)
@@ -110,6 +112,7 @@ def make_plan(
         winners=winners(followed, (low, high), costs),
         shortest=_figures(min(every, key=lambda option: costs.latency_ns(option, high)), high, costs),
         cheapest=_cheapest(every, high, costs),
+        no_local=no_local,
         sources=_sources(device_power_mw, link),
     )
 

@@ -205,6 +205,7 @@ def make_plan(
         device_power_mw=find_target(manifest["target"]).power_mw,
         accuracy=rows,
         local=bool(manifest.get("local")),
+        no_local=str(manifest.get("no_local", "")),
         margin=units.parse_share(hysteresis, "--hysteresis"),
     )
 

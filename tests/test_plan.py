@@ -6,7 +6,7 @@ import itertools
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -400,7 +400,8 @@ def test_json() -> None:
     data = json.loads(plan.to_text())
     assert list(data) == [
         "schema", "deadline_us", "budget_uj", "link", "metric", "bandwidth", "unreachable", "steps", "intervals", "cover",
-        "adaptive_cover", "holes", "ranges", "hysteresis", "strategies", "winners", "shortest", "cheapest", "sources",
+        "adaptive_cover", "holes", "ranges", "hysteresis", "strategies", "winners", "shortest", "cheapest",
+        "no_local", "sources",
     ]  # fmt: skip
     assert (data["deadline_us"], data["link"], data["cover"]) == (300_000, "clio-ble", ["q"])
     assert data["intervals"][0] == {
@@ -570,11 +571,12 @@ class Case:
     link: Link
     local: bool
 
-    def plan(self) -> Plan:
+    def plan(self, no_local: str = "") -> Plan:
         rows = [rated(*key, value) for key, value in self.accuracy.items()]
         return make_plan(
             self.profile, self.points, self.bandwidth, deadline_us=self.deadline_us, budget_uj=self.budget_uj,
             input_bytes=1, link=self.link, device_power_mw=Figure(DEVICE_MW, "test"), accuracy=rows, local=self.local,
+            no_local=no_local,
         )  # fmt: skip
 
     def choices(self) -> list[tuple[str, int, int]]:
@@ -757,12 +759,22 @@ def test_a_runtime_that_follows_the_boundaries(case: Case, shares: list[int]) ->
 
 
 @given(cases())
+def test_what_the_board_cannot_hold_is_no_strategy(case: Case) -> None:
+    plan = replace(case, local=False).plan(no_local="needs 9 bytes too many")
+    assert plan.no_local == plan.to_json()["no_local"] == "needs 9 bytes too many"
+    chosen = [r.partition for s in plan.strategies for r in s.ranges]
+    assert "local" not in [*chosen, *(each.strategy for each in plan.strategies)]
+
+
+@given(cases())
 def test_winner_is_the_most_accurate_of_all(case: Case) -> None:
     plan = case.plan()
     for found in plan.winners:
+        if found.accuracy is None:  # it stands for what fewer of its units reach
+            continue
         bps = (found.from_bps + found.to_bps) // 2
         there = [r for s in plan.strategies for r in s.ranges if r.from_bps <= bps <= r.to_bps]
-        assert all((r.accuracy or -1) <= (found.accuracy or -1) for r in there if r.accuracy is not None)
+        assert all(r.accuracy <= found.accuracy for r in there if r.accuracy is not None)
 
 
 # --- speed ----------------------------------------------------------------------------------------
