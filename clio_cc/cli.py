@@ -1,25 +1,22 @@
-"""The command line: the only module that prints, and the only one that knows typer and rich."""
+"""The command line: what can be typed. It and :mod:`clio_cc.terminal`, what people see, are all that prints."""
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from clio_cc import __version__
+from clio_cc import __version__, terminal
 from clio_cc.errors import ClioError
+from clio_cc.units import format_bps
 
 if TYPE_CHECKING:
-    from clio_cc.compiler import Compiled, Progress
     from clio_cc.passes.runner import Hook
-    from clio_cc.plan import Choice, Plan, PlanRange, Winner
-    from clio_cc.profile import ProfileRow
 
 app = typer.Typer(
     name="clio-cc",
@@ -137,16 +134,16 @@ def compile_command(
     )
     with (
         _passes_hook(time_passes, print_after or [], dump, sys.stderr if as_json else sys.stdout) as hook,
-        _progress(quiet=as_json) as progress,
+        terminal.progress_bars(quiet=as_json) as progress,
     ):
         result = compiler.compile_model(options, progress, hook)
         result.files.write(out)
     for warning in result.warnings:
-        _warn(warning)
+        terminal.warn(warning)
     if as_json:
-        _print_json(result.manifest)
+        terminal.print_json(result.manifest)
     else:
-        _print_compiled(result, out)
+        terminal.print_compiled(result, out)
 
 
 @app.command("inspect", short_help="Show layers, partition points, what the device can run.")
@@ -185,36 +182,40 @@ def inspect_command(
             multi=multi,
         )
     if as_json:
-        _print_json(found.to_json())
+        terminal.print_json(found.to_json())
         return
     layers = [
         (
             each.name,
             each.op,
-            _dims(each.shape),
+            terminal.dims(each.shape),
             each.macs,
             each.weight_bytes,
             each.output_bytes,
-            _yes(each.device, each.reason),
+            terminal.yes_or_reason(each.device, each.reason),
         )
         for each in found.layers
     ]
-    _print_table("Layers", ("name", "operator", "output", "MACs", "weights B", "output B", "device"), layers)
+    terminal.print_table(
+        "Layers", ("name", "operator", "output", "MACs", "weights B", "output B", "device"), layers
+    )
     points = [
         (
             each.name,
             f"inside {each.block}" if each.inside else each.block,
-            _dims(each.shape),
+            terminal.dims(each.shape),
             each.bytes,
             each.macs_before,
-            _yes(each.runnable, each.reason),
+            terminal.yes_or_reason(each.runnable, each.reason),
         )
         for each in found.partition_points
     ]
-    _print_table("Partition points", ("name", "block", "shape", "bytes", "MACs before", "runnable"), points)
+    terminal.print_table(
+        "Partition points", ("name", "block", "shape", "bytes", "MACs before", "runnable"), points
+    )
     if found.multi_tensor_cuts is not None:
         several = [(cut.name, cut.bytes, cut.macs_before, cut.reason) for cut in found.multi_tensor_cuts]
-        _print_table("Cuts at several tensors", ("names", "bytes", "MACs before", ""), several)
+        terminal.print_table("Cuts at several tensors", ("names", "bytes", "MACs before", ""), several)
 
 
 @app.command("targets", short_help="List the boards.")
@@ -237,11 +238,11 @@ def targets_command(as_json: Json = False) -> None:
             }
             for target in TARGETS
         ]
-        _print_json(found)
+        terminal.print_json(found)
         return
     for target in TARGETS:
         rows = [(f, f"{getattr(target, f).value:,.10g}", getattr(target, f).source) for f in figures]
-        _print_table(
+        terminal.print_table(
             f"{target.name}: {target.title} (emulated: {target.emulated.name})", ("", "value", "source"), rows
         )
 
@@ -253,12 +254,12 @@ def links_command(as_json: Json = False) -> None:
     from clio_cc.radios import LINKS
 
     if as_json:
-        _print_json([to_json(link) for link in LINKS])
+        terminal.print_json([to_json(link) for link in LINKS])
         return
     rows = [
         (
             link.name,
-            _bps(link.ceiling_bps),
+            format_bps(link.ceiling_bps),
             link.title,
             *(
                 "" if f is None else f"{f.value:g}"
@@ -267,7 +268,7 @@ def links_command(as_json: Json = False) -> None:
         )
         for link in LINKS
     ]
-    _print_table("Links", ("name", "at most", "", "sending mW", "nJ per byte", "idle uW"), rows)
+    terminal.print_table("Links", ("name", "at most", "", "sending mW", "nJ per byte", "idle uW"), rows)
     for link in LINKS:
         print(f"{link.name}: {link.source()}")
 
@@ -318,14 +319,14 @@ def profile_command(
 
     clock_hz = None if clock is None else parse_frequency_hz(clock)
     request = Request(device, board_table, clock_hz, cpi, cloud_table, repeats)
-    with _progress(quiet=as_json) as progress:
+    with terminal.progress_bars(quiet=as_json) as progress:
         found = results.run_profile(out, target, request, progress)
     for warning in found.warnings:
-        _warn(warning)
+        terminal.warn(warning)
     if as_json:
-        _print_json([row.to_json() for row in found.rows])
+        terminal.print_json([row.to_json() for row in found.rows])
     else:
-        _print_profile(found.rows)
+        terminal.print_profile(found.rows)
 
 
 @app.command("evaluate", short_help="Measure accuracy per cut and number of units.")
@@ -355,7 +356,7 @@ def evaluate_command(
     from clio_cc.evaluate import evaluate
 
     names = [name.strip() for name in partition.split(",")] if partition is not None else []
-    with _progress(quiet=as_json) as progress:
+    with terminal.progress_bars(quiet=as_json) as progress:
         found = evaluate(
             out,
             data,
@@ -366,14 +367,14 @@ def evaluate_command(
             progress=progress,
         )
     if as_json:
-        _print_json(found.to_json())
+        terminal.print_json(found.to_json())
         return
     heads = ("partition", "slices", "bytes", found.metric)
     print(f"original model: {found.metric} {found.original:.4f} on {found.samples:,} samples")
     for title, rows in (("Partition points", found.rows), ("Compared with", found.baselines)):
         if rows:
             table = [(row.partition, row.slices, row.bytes, f"{row.value:.4f}") for row in rows]
-            _print_table(title, heads, table)
+            terminal.print_table(title, heads, table)
     for note in found.notes:
         print(f"note: {note}")
 
@@ -410,9 +411,9 @@ def plan_command(
         check_reachable(made)
     results.write_plan(out, made)
     if as_json:
-        _print_json(made.to_json())
+        terminal.print_json(made.to_json())
     else:
-        _print_plan(made)
+        terminal.print_plan(made)
 
 
 @app.command("report", short_help="Write report.html: cuts, accuracy by bandwidth, plan, memory.")
@@ -424,7 +425,7 @@ def report_command(out: OutFolder = OUT) -> None:
     from clio_cc import results
 
     for problem in results.write_report(out):
-        _warn(problem)
+        terminal.warn(problem)
     print(f"wrote {out}/report.html")
 
 
@@ -442,10 +443,10 @@ def verify_command(
     """Build and run the device's half, and compare every operator with the reference, bit for bit."""
     from clio_cc import verify
 
-    with _progress(quiet=as_json) as progress:
+    with terminal.progress_bars(quiet=as_json) as progress:
         result = verify.verify(out, inputs, data, image_scale, board, progress)
     if as_json:
-        _print_json(result.to_json())
+        terminal.print_json(result.to_json())
     else:
         for line in result.lines():
             print(line)
@@ -453,169 +454,12 @@ def verify_command(
         raise typer.Exit(1)
 
 
-# --- printing -----------------------------------------------------------------------------------------------------
+# --- helpers ----------------------------------------------------------------------------------------
 
 
 def _check_choice(what: str, value: str, choices: Sequence[str]) -> None:
     if value not in choices:
         raise ClioError(f"unknown {what} '{value}'", hint=f"choose {' or '.join(choices)}")
-
-
-def _print_compiled(result: Compiled, out: Path) -> None:
-    layers = [(each.name, each.kind, each.format, f"{each.sqnr_db:.1f}") for each in result.quantized.layers]
-    _print_table("Quantization", ("operator", "kind", "output format", "SQNR dB"), layers)
-    device = result.manifest["device"]
-    unknown = "not stated"
-    rows = [
-        ("device MACs", f"{device['macs']:,}"),
-        ("RAM", unknown if device["ram_bytes"] is None else f"{device['ram_bytes']:,} B"),
-        ("  arena", f"{device['arena_bytes']:,} B"),
-        ("  stack", unknown if device["stack_bytes"] is None else f"{device['stack_bytes']:,} B"),
-        ("flash", unknown if device["flash_bytes"] is None else f"{device['flash_bytes']:,} B"),
-        ("  tables", f"{device['table_bytes']:,} B"),
-    ]
-    points = [
-        (
-            entry["name"],
-            entry["encoder"]["method"],
-            f"{entry['units']} x {entry['unit_bytes']:,} B",
-            ",".join(map(str, entry["slices"])),
-            entry["macs"],
-            entry["encoder"]["macs"],
-        )
-        for entry in result.manifest["partitions"]
-    ]
-    if points:
-        heads = (
-            "partition point",
-            "units by",
-            "units",
-            "counts that may be sent",
-            "device MACs",
-            "of the encoder",
-        )
-        _print_table("Units", heads, points)
-    _print_table(f"{result.options.model.name} for {result.target.title}", ("", ""), rows)
-    print(f"wrote {out}/ ({len(result.files.files)} files)")
-
-
-def _print_profile(rows: Sequence[ProfileRow]) -> None:
-    from clio_cc.profile import short_source
-
-    table = [
-        (
-            row.layer,
-            row.op,
-            row.macs,
-            "" if row.device_us is None else f"{row.device_us:,.1f}",
-            short_source(row.device_source),
-            f"{row.cloud_us:,.1f}",
-            short_source(row.cloud_source),
-        )
-        for row in rows
-    ]
-    _print_table("Profile", ("layer", "operator", "MACs", "device us", "from", "cloud us", "from"), table)
-    device, cloud = ([getattr(row, f"{side}_source") for row in rows] for side in ("device", "cloud"))
-    for side, sources in (("device", device), ("cloud", cloud)):
-        for source in dict.fromkeys(sources):
-            if ": " in source:
-                print(f"{side}: {source}")
-    if any(short_source(source) == "fused" for source in device):
-        print(
-            "device: fused: computed together with a layer before it; --json and profile.csv say with which"
-        )
-
-
-def _print_plan(made: Plan) -> None:
-    from clio_cc.units import format_uj, format_us
-
-    goals = [
-        format_us(made.deadline_us) if made.deadline_us is not None else "",
-        format_uj(made.budget_uj) if made.budget_uj is not None else "",
-    ]
-    figures = ("partition", "slices", "bytes", "latency", "energy uJ", made.metric or "accuracy")
-    rows = [(_bps(r.from_bps), _bps(r.to_bps), *_figures(r)) for r in made.ranges]
-    _print_table(f"Plan for {' and '.join(filter(None, goals))}", ("from", "to", *figures), rows)
-    if made.no_local:
-        print(f"all on the device is not possible: the whole network {made.no_local}")
-    for low, high in made.holes:
-        print(f"hole: nothing meets it from {_bps(low)} to {_bps(high)}")
-    if made.unreachable is not None:
-        low, high = made.unreachable
-        print(f"not planned: link '{made.link}' does not reach {_bps(low)} to {_bps(high)}")
-    if made.cover:
-        print(f"fewest partition points: {', '.join(made.cover)}")
-    reasons = [
-        (_bps(r.from_bps), f"{r.partition} {r.slices}", n.kind, f"{n.partition} {n.slices}", n.reason)
-        for r in made.ranges
-        for n in r.why
-    ]
-    if reasons:
-        _print_table("Why not another", ("from", "chosen", "", "instead of", "which"), reasons)
-    low, high = made.bandwidth
-    table = [
-        (
-            s.strategy,
-            "nowhere" if s.from_bps is None else _bps(s.from_bps),
-            *_figures(s.at_low)[:4],
-            *_figures(s.at_high),
-        )
-        for s in made.strategies
-    ]
-    heads = ("strategy", "meets it from", f"at {_bps(low)}", *figures[1:4], f"at {_bps(high)}", *figures[1:])
-    _print_table("Strategies", heads, table)
-    wins = [(_bps(w.from_bps), _bps(w.to_bps), w.strategy, *_figures(w)) for w in made.winners]
-    _print_table("Which wins", ("from", "to", "strategy", *figures), wins)
-
-
-def _figures(it: Choice | PlanRange | Winner) -> tuple[str | int, ...]:
-    energy, accuracy = _or_unknown(it.energy_uj), _or_unknown(it.accuracy)
-    return it.partition, it.slices, it.bytes, _ms(it.latency_us), energy, accuracy
-
-
-def _print_table(title: str, heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    print(title)  # as the table's own title it would break at the table's width
-    table = Table(show_header=any(heads), box=None, pad_edge=False)
-    for index, head in enumerate(heads):
-        numeric = index > 0 and all(isinstance(row[index], int | float) for row in rows)
-        table.add_column(head, justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row))
-    width = None if sys.stdout.isatty() else 160
-    Console(width=width, highlight=False, markup=False).print(table)
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False))
-
-
-def _warn(text: str) -> None:
-    print(f"clio-cc: warning: {text}", file=sys.stderr)
-
-
-def _dims(shape: Sequence[int]) -> str:
-    return "x".join("?" if d < 0 else str(d) for d in shape)
-
-
-def _yes(value: bool, reason: str) -> str:
-    return "yes" if value else f"no: {reason}"
-
-
-def _bps(value: int) -> str:
-    from clio_cc.units import format_bps
-
-    return format_bps(value)
-
-
-def _ms(value: float) -> str:
-    return f"{value / 1000:,.1f} ms"
-
-
-def _or_unknown(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:,.4g}"
 
 
 def _write_files(folder: Path, files: dict[str, bytes]) -> None:
@@ -625,26 +469,6 @@ def _write_files(folder: Path, files: dict[str, bytes]) -> None:
             (folder / name).write_bytes(content)
     except OSError as error:
         raise ClioError(f"cannot write folder '{folder}': {error.strerror}") from error
-
-
-@contextmanager
-def _progress(quiet: bool) -> Iterator[Progress]:
-    """A bar per stage on stderr; nothing where nobody is looking."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description:22}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    bars: dict[str, Any] = {}
-    with Progress(
-        *columns, console=Console(stderr=True), disable=quiet or not sys.stderr.isatty()
-    ) as display:
-
-        def report(stage: str, done: int, of: int) -> None:
-            if stage not in bars:
-                bars[stage] = display.add_task(stage, total=of)
-            display.update(bars[stage], completed=done, total=of)
-
-        yield report
 
 
 @contextmanager

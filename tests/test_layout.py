@@ -98,7 +98,8 @@ def test_prints_are_seen() -> None:
 
 
 def test_only_the_command_line_prints() -> None:
-    files = [path for path in sources(*PARTS) if path != ROOT / "clio_cc" / "cli.py"]
+    may = {ROOT / "clio_cc" / "cli.py", ROOT / "clio_cc" / "terminal.py"}
+    files = [path for path in sources(*PARTS) if path not in may]
     found = [
         f"{path.relative_to(ROOT)}:{line}: {name}"
         for path in files
