@@ -37,6 +37,7 @@ DEADLINE_US = 300_000
 REQUANTIZATIONS = ("shift", "mulshift")
 UNIT_METHODS = (AUTO, "rotation", "selection")
 TEST_VECTORS = 2
+FEW_SAMPLES = 64
 JUDGED_MACS = 3e10  # of the cloud's half in onnxruntime, over all counts of a point: some seconds
 JUDGED_SAMPLES = (16, 256)
 Progress = Callable[[str, int, int], None]
@@ -197,7 +198,11 @@ def compile_model(options: Options, progress: Progress, hook: Hook | None = None
         quantized=quantized,
         program=program,
         footprint=footprint,
-        warnings=[text for text in (samples.warning, cuts.warning, footprint.warning(target)) if text],
+        warnings=[
+            text
+            for text in (samples.warning, cuts.warning, _few(points, fitting), footprint.warning(target))
+            if text
+        ],
     )
     tables = artifacts.tables(
         layers, target, manifest, accuracy, options.bandwidth, options.deadline_us, options.link
@@ -214,6 +219,16 @@ def compile_model(options: Options, progress: Progress, hook: Hook | None = None
     files = project_files(files.files, {artifacts.MANIFEST: artifacts.to_json(manifest)})
     return Compiled(
         options, target, graph, points, quantized, program, arena, footprint, accuracy, manifest, files
+    )
+
+
+def _few(points: Sequence[SlicedPoint], fitting: Samples) -> str:
+    """What to say where units and heads rest on little; random inputs have a warning of their own."""
+    if not points or fitting.warning or fitting.count >= FEW_SAMPLES:
+        return ""
+    return (
+        f"units and heads are fitted on {fitting.count} inputs only, and so is the agreement in accuracy.csv: "
+        "give some hundreds with --calibration"
     )
 
 

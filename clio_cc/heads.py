@@ -1,8 +1,9 @@
 """Slice heads: for every count of units that may arrive, weights that restore all channels at the cut.
 
 CLIO (MobiCom'20, sections 3.2 and 3.4) gives each slice count its own first cloud layer and ties all that follows.
-The weights come in closed form: ridge least squares from the int8 units, as the device sends them, to what the float
-network has at the cut; then each channel is stretched to the spread that it really has, as least squares shrinks
+The weights come in closed form: least squares from the int8 units, as the device sends them, to what the float
+network has at the cut, held back by a ridge not to zero but to the encoder's own inverse, which is all that counts where
+there is little data; then each channel is stretched to the spread that it really has, as least squares shrinks
 what it cannot know, and ReLU would cut the rest off.
 
 A head sees a window of positions, so it uses what neighbors say about a position. It restores the cut's tensor, not
@@ -23,6 +24,7 @@ from clio_cc.qformat import Int8Array
 from clio_cc.quantization.layers import Float
 
 RIDGE = 0.03  # of each input's own variance; benchmarks/slices.py
+RIDGE_PER_INPUT = 0.1  # more for every input per position to fit on
 MOST_STRETCH = 4.0
 TABLE_BYTES = 8 << 20  # of one cut's heads: the window shrinks, then counts are left out, until they fit
 WINDOWS = (5, 3, 1)
@@ -94,6 +96,7 @@ def fit_heads(
     counts: Sequence[int],
     window: int = 1,
     *,
+    prior: Float | None = None,
     stretch: float = 1.0,
     work: float = FIT_WORK,
 ) -> Heads:
@@ -105,6 +108,7 @@ def fit_heads(
         x: What the float network has at the cut for the same samples, ``[n, channels, *rest]``.
         counts: Unit counts that may be sent, ascending.
         window: Odd; 1 unless `rest` is (height, width).
+        prior: ``[channels, units]``: what restores the channels where all units are there; None for zeros.
         stretch: 1 gives every channel the spread that it has over calibration, 0 leaves least squares as it is.
         work: Most multiply-accumulates for the normal equations; fewer positions are used where it is not enough.
     """
@@ -119,19 +123,22 @@ def fit_heads(
     gram = (inputs.T @ inputs).astype(np.float64) / len(inputs)
     cross = (inputs.T @ target).astype(np.float64) / len(inputs)
     diagonal = np.diag(gram)
-    damped = gram + np.diag(RIDGE * diagonal + 1e-9 * max(float(diagonal.mean()), 1e-30))
+    ridge = RIDGE + RIDGE_PER_INPUT * len(gram) / len(inputs)
+    damped = gram + np.diag(ridge * diagonal + 1e-9 * max(float(diagonal.mean()), 1e-30))
     # Units come first to last, so the factor's leading block is the leading block's factor: one serves all counts.
     lower = np.linalg.cholesky(damped)
-    half = np.linalg.solve(lower, cross)
+    known = _at_center(np.zeros((channels, every)) if prior is None else prior, taps)
     spread = target.var(axis=0, dtype=np.float64)
     weight = np.zeros((1 + len(counts), channels, every * taps))
     bias = np.tile(means[1], (1 + len(counts), 1))
     for row, count in enumerate(counts, 1):
         size = count * taps
-        found = np.linalg.solve(lower[:size, :size].T, half[:size])
+        start, factor = known[:size], lower[:size, :size]
+        missing = cross[:size] - gram[:size, :size] @ start  # what the prior does not explain
+        found = start + np.linalg.solve(factor.T, np.linalg.solve(factor, missing))
         reached = np.einsum("ic,ij,jc->c", found, gram[:size, :size], found, optimize=True)
-        factor = np.sqrt(spread / np.maximum(reached, 1e-30))
-        found = found * np.where(reached > 0, np.clip(factor, 1, MOST_STRETCH), 1.0) ** stretch
+        shrunk = np.sqrt(spread / np.maximum(reached, 1e-30))
+        found = found * np.where(reached > 0, np.clip(shrunk, 1, MOST_STRETCH), 1.0) ** stretch
         weight[row, :, :size] = found.T
         bias[row] -= means[0][:size] @ found
     return Heads(tuple(counts), window, weight.astype(np.float32), bias.astype(np.float32))
@@ -179,6 +186,13 @@ def patches(
     at = np.arange(len(units) * height * width) if chosen is None else chosen
     sample, row, column = np.unravel_index(at, (len(units), height, width))
     return np.asarray(seen[sample, :, row, column].reshape(len(at), -1), np.float32)
+
+
+def _at_center(prior: Float, taps: int) -> Float:
+    """``[channels, units]`` as weights of windows, ``[units * taps, channels]``: all in the middle."""
+    weight = np.zeros((prior.shape[1], taps, len(prior)))
+    weight[:, taps // 2] = prior.T
+    return weight.reshape(-1, len(prior))
 
 
 def _rows_to_fit(units: Int8Array, window: int, work: float) -> npt.NDArray[np.int64]:

@@ -216,9 +216,9 @@ def _divergences(
     judged = np.arange(len(x)) % JUDGED_SHARE == JUDGED_SHARE - 1
     fitted = ~judged if judged.sum() > 1 else np.ones(len(x), bool)
     judged = ~fitted if judged.sum() > 1 else fitted
-    units = _units(encoder, x)
+    units, prior = _units(encoder, x)
     window = choose_window(units.shape[1], x.shape[1], len(counts), x.shape[2:], thorough=False)
-    heads = fit_heads(units[fitted], _UNIT, x[fitted], counts, window, work=1e10)
+    heads = fit_heads(units[fitted], _UNIT, x[fitted], counts, window, prior=prior, work=1e10)
     wanted = tail({UNITS: np.ascontiguousarray(x[judged], np.float32)})[0]
     sent = units[judged].astype(np.float32) * np.float32(_UNIT)
     for count in counts:
@@ -226,10 +226,11 @@ def _divergences(
         yield divergence(wanted, tail({UNITS: restored})[0], kind)
 
 
-def _units(encoder: Encoder, x: Float) -> Int8Array:
-    """Units in floating point, rounded to int8 as a device would."""
+def _units(encoder: Encoder, x: Float) -> tuple[Int8Array, Float]:
+    """Units in floating point, rounded to int8 as a device would, and the decoder for them."""
     if encoder.order:
         ordered = x[:, list(encoder.order)]
-        return quantize(ordered / (float(np.abs(ordered).max()) or 1.0), _UNIT)
+        largest = float(np.abs(ordered).max()) or 1.0
+        return quantize(ordered / largest, _UNIT), encoder.decoder * largest
     made = np.tensordot(x, encoder.weight, axes=(1, 1)) + encoder.bias
-    return quantize(np.moveaxis(made, -1, 1), _UNIT)
+    return quantize(np.moveaxis(made, -1, 1), _UNIT), encoder.decoder

@@ -12,7 +12,7 @@ folds into the layer before.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -41,6 +41,9 @@ READERS_SHARE = (
     0.3  # of the Gram matrix beside the probes: steadies what few samples say (benchmarks/slices.py)
 )
 FAINTEST = 1e-3  # of the largest unit: fainter ones are not scaled up further
+POSITIONS_OF_A_SAMPLE = 16  # at most, that say something new
+UNSEEN_SHARE = 1.0  # of the mean variance, for every channel per position seen, that any unit may have
+UNSEEN_RANGE = 8.0  # of the standard deviation
 MOST_CHANNELS = 1536  # beyond, a tensor is sent whole: statistics and heads grow with the square
 MOST_COUNTS = 24
 MOST_FINE = 0.5  # of the units: beyond, counts are twice as far apart
@@ -55,6 +58,7 @@ class Encoder:
         weight: ``[units, channels]``: units are ``weight @ channels + bias``, each within -1 … 1 but for rare values.
         bias: ``[units]``.
         order: Of a selection: unit k is channel ``order[k]`` as it is, and `weight` is not used; else ().
+        decoder: ``[channels, units]``: channels are ``decoder @ units`` but for a constant, where all units are there.
         residual: Share of the weighted error that is left after the first 0, 1, 2 … units, from 1 down.
     """
 
@@ -62,7 +66,18 @@ class Encoder:
     weight: Float
     bias: Float
     order: tuple[int, ...]
+    decoder: Float
     residual: Float
+
+    def first(self, units: int) -> Encoder:
+        """Return the encoder of the first units only."""
+        return replace(
+            self,
+            weight=self.weight[:units],
+            bias=self.bias[:units],
+            order=self.order[:units],
+            decoder=self.decoder[:, :units],
+        )
 
 
 # --- what an error costs -----------------------------------------------------------------------------
@@ -190,7 +205,8 @@ def fit_encoder(x: Float, metric: Float, method: Method, *, formats_differ: bool
     covariance = np.atleast_2d(np.cov(rows.T, bias=True))  # of a single row, too
     if method == "selection":
         order, residual = _select(covariance, metric)
-        return Encoder(method, np.eye(len(mean))[list(order)], np.zeros(len(mean)), order, residual)
+        chosen = np.eye(len(mean))[list(order)]
+        return Encoder(method, chosen, np.zeros(len(mean)), order, chosen.T, residual)
     root = _root(metric)
     values, vectors = np.linalg.eigh(root @ covariance @ root)
     values, vectors = np.maximum(values[::-1], 0), vectors[:, ::-1]
@@ -200,20 +216,25 @@ def fit_encoder(x: Float, metric: Float, method: Method, *, formats_differ: bool
     largest = np.abs(units).max(axis=0)
     # What holds nothing is noise: at full scale it would only ask for weights beyond all bounds.
     largest = np.maximum(largest, FAINTEST * float(largest.max()) or 1.0)
+    # Nor do a few samples show how far a unit really goes.
+    seen = len(x) * min(len(rows) // len(x), POSITIONS_OF_A_SAMPLE)
+    largest = np.maximum(largest, UNSEEN_RANGE * np.sqrt(UNSEEN_SHARE * len(values) / seen * values.mean()))
     scales = np.array(
         [activation_scale(units[:, [k]], float(high), "mulshift") for k, high in enumerate(largest)]
     )
     gain = 1 / (128 * (scales if formats_differ else np.full(len(scales), scales.max())))
     weight = weight * gain[:, None]
     left = np.concatenate([[1.0], 1 - np.cumsum(values) / max(values.sum(), 1e-30)])
-    return Encoder(method, weight, -weight @ mean, (), np.clip(left, 0, 1))
+    decoder = np.linalg.inv(weight)
+    return Encoder(method, weight, -weight @ mean, (), decoder, np.clip(left, 0, 1))
 
 
 def unsliced(channels: int) -> Encoder:
     """Return what sends all channels as they are, or nothing."""
     residual = np.ones(channels + 1)
     residual[channels] = 0
-    return Encoder("selection", np.zeros((channels, 0)), np.zeros(channels), tuple(range(channels)), residual)
+    nothing = np.zeros((channels, 0))
+    return Encoder("selection", nothing, np.zeros(channels), tuple(range(channels)), nothing.T, residual)
 
 
 def _rows(x: Float) -> npt.NDArray[np.float64]:

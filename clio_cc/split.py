@@ -148,7 +148,8 @@ def order_units(
     macs = sum(graph.known_macs(node) for node in model.graph)
     sliced = []
     for candidate in found:
-        point, encoder = candidate.point, candidate.encoder
+        point, counts = candidate.point, _counts(candidate.point, macs, slicing)
+        encoder = candidate.encoder if point.shape[1] > MOST_CHANNELS else candidate.encoder.first(counts[-1])
         layer, added_macs = "", 0
         if encoder.method == "selection":
             network = network.with_order(point.name, encoder.order)
@@ -156,7 +157,6 @@ def order_units(
             network, added = network.with_encoder(point.name, encoder.weight, encoder.bias)
             if added is not None:
                 layer, added_macs = added.name, added.macs
-        counts = _counts(point, macs, slicing)
         sliced.append(SlicedPoint(point, counts, encoder, layer, added_macs, candidate.values))
     return network, tuple(sliced)
 
@@ -222,7 +222,10 @@ def cloud_half(
         heads = exact_heads(sliced.encoder.order, channels)
     else:
         window = slicing.window or choose_window(sliced.units, channels, len(sliced.counts), rest)
-        heads = fit_heads(units, scale, sliced.values, sliced.counts, window, stretch=slicing.stretch)
+        prior = sliced.encoder.decoder
+        heads = fit_heads(
+            units, scale, sliced.values, sliced.counts, window, prior=prior, stretch=slicing.stretch
+        )
     return CloudHalf(heads, cloud_model(model, sliced.point, scale, heads))
 
 

@@ -18,6 +18,7 @@ from clio_cc.cloud import RECEIVED, UNITS, cloud_model, tail_model
 from clio_cc.heads import (
     MOST_STRETCH,
     RIDGE,
+    RIDGE_PER_INPUT,
     TABLE_BYTES,
     WINDOWS,
     Heads,
@@ -55,12 +56,13 @@ def naive_windows(values: Array, window: int) -> Array:
     return seen
 
 
-def naive_fit(rows: Array, target: Array, stretch: float) -> tuple[Array, Array]:
+def naive_fit(rows: Array, target: Array, stretch: float, widest: int) -> tuple[Array, Array]:
     """Ridge least squares with a mean, each input damped by its own variance; then the stretch."""
     means = rows.mean(axis=0), target.mean(axis=0)
     rows, target = rows - means[0], target - means[1]
     gram = rows.T @ rows / len(rows)
-    weight = np.linalg.solve(gram + RIDGE * np.diag(np.diag(gram)), rows.T @ target / len(rows))
+    ridge = RIDGE + RIDGE_PER_INPUT * widest / len(rows)
+    weight = np.linalg.solve(gram + ridge * np.diag(np.diag(gram)), rows.T @ target / len(rows))
     reached = (rows @ weight).std(axis=0)
     factor = np.clip(target.std(axis=0) / np.maximum(reached, 1e-12), 1, MOST_STRETCH) ** stretch
     weight = weight * factor
@@ -79,7 +81,7 @@ def test_heads_are_ridge_least_squares_for_each_count(window: int, stretch: floa
     target = np.moveaxis(x, 1, -1).reshape(-1, 3)
     for row, count in enumerate((1, 3, 4), 1):
         rows = seen[:, :, :, :count].reshape(len(target), -1)
-        weight, bias = naive_fit(rows, target, stretch)
+        weight, bias = naive_fit(rows, target, stretch, units.shape[1] * window**2)
         size = count * window**2
         np.testing.assert_allclose(heads.weight[row, :, :size], weight, rtol=1e-3, atol=2e-4)
         np.testing.assert_allclose(heads.bias[row], bias, rtol=1e-3, atol=2e-4)
@@ -95,7 +97,7 @@ def test_heads_of_vectors() -> None:
     x = (units * SCALE) @ rng.standard_normal((5, 4)) + rng.standard_normal((80, 4))
     heads = fit_heads(units, SCALE, x, (2, 5))
     for row, count in ((1, 2), (2, 5)):
-        weight, bias = naive_fit(units[:, :count] * SCALE, x, 1.0)
+        weight, bias = naive_fit(units[:, :count] * SCALE, x, 1.0, 5)
         np.testing.assert_allclose(heads.weight[row, :, :count], weight, rtol=1e-3, atol=1e-4)
         np.testing.assert_allclose(heads.bias[row], bias, rtol=1e-3, atol=1e-4)
     restored = restore(heads, units * SCALE, [5] * 80)
@@ -286,3 +288,33 @@ def test_a_graph_is_the_tail_once_and_the_heads(window: int) -> None:
         extra = sum(array.nbytes for array in held.values()) - sum(array.nbytes for array in tail.values())
         assert heads.bytes <= extra <= heads.bytes + 4 * 4 * window**4 + 300  # the window's kernels, shapes
         assert len(proto.SerializeToString()) < sum(a.nbytes for a in held.values()) + 4000
+
+
+@pytest.mark.parametrize("samples", [1, 3, 16])
+def test_with_little_data_the_encoders_inverse_is_what_counts(samples: int) -> None:
+    """All units restore a vector that nothing like it was fitted on; so they do with any data that is constant."""
+    rng = np.random.default_rng(samples)
+    mixing = rng.standard_normal((12, 12))
+    codes = rng.integers(-100, 100, (samples, 12)).astype(np.int8)
+    prior = np.linalg.inv(mixing)
+    x = (codes * SCALE) @ prior.T + 3.0
+    fitted = fit_heads(codes, SCALE, x, (4, 12), 1, prior=prior)
+    fresh = rng.integers(-100, 100, (50, 12)).astype(np.int8)
+    restored = restore(fitted, fresh.astype(np.float32) * np.float32(SCALE), [12] * 50)
+    np.testing.assert_allclose(
+        restored, (fresh * SCALE) @ prior.T + 3.0, rtol=1e-3, atol=1e-3 * np.abs(prior).max()
+    )
+    blind = fit_heads(codes, SCALE, x, (4, 12), 1)
+    assert (
+        np.abs(restore(blind, fresh.astype(np.float32) * np.float32(SCALE), [12] * 50) - restored).max() > 1
+    )
+
+
+def test_with_much_data_the_inverse_gives_way() -> None:
+    """A wrong prior costs next to nothing where the data says otherwise."""
+    rng = np.random.default_rng(5)
+    codes = rng.integers(-100, 100, (20000, 4)).astype(np.int8)
+    truth = rng.standard_normal((4, 4))
+    x = (codes * SCALE) @ truth.T
+    fitted = fit_heads(codes, SCALE, x, (4,), 1, prior=rng.standard_normal((4, 4)), stretch=0)
+    np.testing.assert_allclose(fitted.weight[1], truth, atol=0.1)

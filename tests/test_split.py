@@ -427,3 +427,14 @@ def test_wherever_units_come_from_all_of_them_give_the_answer(name: str) -> None
     assert sliced.point.tensor in (name, before_activation(model, point_of(model, name)).tensor)  # type: ignore[union-attr]
     x = images(model, 32, seed=3)
     assert close(made.answer(name, x, sliced.units), made.original(x)) > 0.99
+
+
+@pytest.mark.parametrize("method", ["rotation", "selection"])
+def test_units_that_are_never_sent_are_not_made(method: str) -> None:
+    model = canonical(NET)
+    made = split(model, ["a3"], Slicing((1, 3), method))
+    [sliced], [tap] = made.points, made.quantized.program.taps
+    assert (sliced.units, tap.units, sliced.counts) == (3, 3, (1, 3))
+    assert made.sent(images(model, 2))["a3"].shape[1] == 3
+    if method == "rotation":
+        assert sliced.macs == 3 * 5 * 16

@@ -149,7 +149,9 @@ def test_a_wrong_cloud_half(out: Path, clio: Clio) -> None:
 
 
 def test_wrong_units(out: Path, clio: Clio) -> None:
-    edit(out / "device/src/clio_model.c", "clio_tap0_order[unit]", "unit")
+    edit(
+        out / "device/src/clio_model.c", "to[i] = from[i * channels];", "to[i] = (int8_t)~from[i * channels];"
+    )
     done = clio("verify", out, "--board", "host")
     assert done.out.splitlines()[0] == "host: DIFFERS on 8 inputs, every operator"
     assert problems(done) == [
