@@ -426,7 +426,7 @@ def test_wherever_units_come_from_all_of_them_give_the_answer(name: str) -> None
     [sliced] = made.points
     assert sliced.point.tensor in (name, before_activation(model, point_of(model, name)).tensor)  # type: ignore[union-attr]
     x = images(model, 32, seed=3)
-    assert close(made.answer(name, x, sliced.units), made.original(x)) > 0.99
+    assert close(made.answer(name, x, sliced.units), made.original(x)) > 0.98
 
 
 @pytest.mark.parametrize("method", ["rotation", "selection"])
