@@ -173,11 +173,12 @@ def _stairs(costs: Sequence[_Cost], low: int, high: int, transfer: ConnectionEve
 def _first_rival(costs: Sequence[_Cost], least: _Cost, transfer: ConnectionEvents, high: int) -> int:
     """Up to this bandwidth nothing beats what sends least, so that its many small steps there need not be looked at.
 
-    A staircase lies less than one step above its line, so a rival's line must come that near.
+    A staircase leaves its line by less than a cycle and an event, so a rival's line must come that near.
     """
+    apart_us = transfer.cycle_us + (transfer.packets_per_event - 1) * transfer.pair_us
     found = [high]
     for cost in costs:
-        saved = least.fixed - cost.fixed + cost.weight * transfer.cycle_us * 1000
+        saved = least.fixed - cost.fixed + cost.weight * apart_us * 1000
         if saved > 0 and cost.bytes > least.bytes:
             found.append(math.floor((cost.bytes - least.bytes) * 8 * NS_PER_S * cost.weight // saved))
     return min(found)
@@ -189,10 +190,17 @@ def _falls(
     """Where a staircase falls below `lowest` between two bandwidths, and to what."""
     if cost.bytes == 0 or cost.weight == 0:
         return
-    most = transfer.most_events(Fraction(lowest - cost.fixed) / cost.weight)
-    for events in range(min(transfer.events(cost.bytes, low) - 1, most), 0, -1):
-        start = transfer.events_from_bps(cost.bytes, events)
-        if start >= high:
+    most = transfer.most_in(Fraction(lowest - cost.fixed) / cost.weight)
+    if most is None:
+        return
+    events, packets = min(most, transfer.needed(cost.bytes, low))
+    while events:
+        packets = min(packets, transfer.most_packets(cost.bytes, events))
+        start = transfer.end_from_bps(cost.bytes, events, packets)
+        if start is None or start >= high:
             return
         if start > low:
-            yield start, cost.fixed + cost.weight * transfer.events_ns(events), index
+            yield start, cost.fixed + cost.weight * transfer.end_ns(events, packets), index
+        packets -= 1
+        if events == 1 or not packets:
+            events, packets = events - 1, transfer.packets_per_event

@@ -4,10 +4,11 @@ Bandwidth is what the application sees in the long run, in bits per second. Two 
 
 - A *stream* carries bits at that rate, as CLIO (MobiCom'20) counts: no packets, no waiting.
 - *Connection events* (BLE): the radio sleeps between events that are an interval apart, so a transfer first waits for
-  the next one, at worst a whole interval, and then takes whole events. Time of a data packet and its empty
-  acknowledgement, and packets per event, are those of the Bluetooth Core Specification, volume 6, part B, with what the
-  controller keeps free at either end of an event fitted to two figures by Nordic (see `EVENT_OVERHEAD_US`). A
-  bandwidth below the ceiling means that an event carries fewer bytes than it could (losses, a busy peer).
+  the next one, at worst a whole interval, and then takes as many events as its bytes need; the last one ends with its
+  last packet. Time of a data packet and its empty acknowledgement, and packets per event, are those of the Bluetooth
+  Core Specification, volume 6, part B, with what the controller keeps free at either end of an event fitted to two
+  figures by Nordic (see `EVENT_OVERHEAD_US`). A bandwidth below the ceiling means that events carry fewer packets than
+  they could, because they close early or a peer is busy; packets that are sent again count by `loss` alone.
 
 The reply is a few bytes and does not count.
 """
@@ -154,34 +155,55 @@ class ConnectionEvents:
         return math.ceil(bits * 10**6 / self.cycle_us)
 
     @cached_property
-    def first_ns(self) -> int:
-        """The longest wait for an event, and the longest event."""
-        return (self.interval_us + self.packets_per_event * self.pair_us) * 1000
+    def _arriving(self) -> Fraction:
+        """Bytes of the application that a packet brings over on average, packets sent again counted."""
+        return self.packet_bytes * (1 - exact(self.loss))
 
-    def events(self, size: int, bps: int) -> int:
-        """Events that carry `size` bytes at a bandwidth."""
-        return -(-size * 8 * 10**6 // (bps * self.cycle_us))
+    def needed(self, size: int, bps: int) -> tuple[int, int]:
+        """Events that carry `size` bytes, at least 1, at a bandwidth, and packets in the last of them."""
+        capacity = bps * self.cycle_us  # of an event; all in 8 millionths of a byte
+        events = -(-size * 8 * 10**6 // capacity)
+        return events, self._packets(size * 8 * 10**6 - (events - 1) * capacity, 8 * 10**6)
 
-    def events_ns(self, events: int) -> int:
-        """Longest time until the end of the last of so many events, at least 1."""
-        return self.first_ns + (events - 1) * self.cycle_us * 1000
+    def most_packets(self, size: int, events: int) -> int:
+        """Packets in the last of so many events where they just carry `size` bytes: no bandwidth needs more."""
+        return self._packets(size, events)
 
-    def events_from_bps(self, size: int, events: int) -> int:
-        """Lowest bandwidth at which so many events carry `size` bytes."""
-        return -(-size * 8 * 10**6 // (events * self.cycle_us))
+    def _packets(self, amount: int, per_byte: int) -> int:
+        arriving, parts = self._arriving.as_integer_ratio()
+        return min(-(-amount * parts // (arriving * per_byte)), self.packets_per_event)
 
-    def most_events(self, most_ns: Fraction | int) -> int:
-        """How many events end within a time."""
-        return int((most_ns - self.first_ns) // (self.cycle_us * 1000)) + 1
+    def end_ns(self, events: int, packets: int) -> int:
+        """Longest time until the end of so many packets in the last of so many events."""
+        return (self.interval_us + (events - 1) * self.cycle_us + packets * self.pair_us) * 1000
+
+    def most_in(self, most_ns: Fraction | int) -> tuple[int, int] | None:
+        """Events, and packets in the last of them, that end within a time; None if not even one packet does."""
+        free_us = int(most_ns // 1000) - self.interval_us
+        if free_us < self.pair_us:
+            return None
+        before = (free_us - self.pair_us) // self.cycle_us
+        return before + 1, min((free_us - before * self.cycle_us) // self.pair_us, self.packets_per_event)
+
+    def end_from_bps(self, size: int, events: int, packets: int) -> int | None:
+        """Lowest bandwidth at which `size` bytes, at least 1, end no later than so; None if there is none."""
+        lowest = -(-size * 8 * 10**6 // (events * self.cycle_us))
+        if packets >= self.most_packets(size, events):
+            return lowest
+        if events == 1:
+            return None
+        arriving, parts = self._arriving.as_integer_ratio()
+        before = size * parts - packets * arriving  # what the events before the last must carry
+        return max(lowest, -(-before * 8 * 10**6 // ((events - 1) * self.cycle_us * parts)))
 
     def time_ns(self, size: int, bps: int) -> int:
         """Longest time for `size` bytes at a bandwidth."""
-        return self.events_ns(self.events(size, bps)) if size else 0
+        return self.end_ns(*self.needed(size, bps)) if size else 0
 
     def from_bps(self, size: int, most_ns: Fraction | int) -> int | None:
         """Lowest whole bandwidth at which `size` bytes, at least 1, take at most `most_ns`; None if there is none."""
-        events = self.most_events(most_ns)
-        return self.events_from_bps(size, events) if events >= 1 else None
+        most = self.most_in(most_ns)
+        return None if most is None else self.end_from_bps(size, *most)
 
 
 @dataclass(frozen=True)

@@ -68,20 +68,35 @@ def test_what_lowers_the_ceiling() -> None:
 
 
 def test_time_of_a_transfer_by_hand() -> None:
-    found = ble(packets=4)  # 976 bytes in events of 4 * 1.392 ms, of which the last counts whole
+    found = ble(packets=4)  # 976 bytes in events of 4 * 1.392 ms, of which the last ends with its last packet
     full = found.ceiling_bps
-    assert [found.time_ns(size, full) // 1000 for size in (0, 1, 976, 977, 1953)] == [
+    assert [found.time_ns(size, full) // 1000 for size in (0, 1, 244, 245, 976, 977, 1953)] == [
         0,
+        31_392,
+        31_392,
+        32_784,
         35_568,
-        35_568,
-        65_568,
-        95_568,
+        61_392,
+        91_392,
     ]
-    # At half of it an event carries 488 bytes.
-    assert found.time_ns(976, full // 2 + 1) == 65_568_000
+    # At half of it an event carries 488 bytes, two packets.
+    assert found.time_ns(976, full // 2 + 1) == 62_784_000
     # With acknowledgements every second event carries data.
     slow = ble(packets=4, acknowledged=True)
-    assert slow.time_ns(977, slow.ceiling_bps) == 95_568_000
+    assert slow.time_ns(977, slow.ceiling_bps) == 91_392_000
+    # If every fourth packet is lost, one brings 183 bytes over on average.
+    lossy = ble(packets=4, loss=0.25)
+    assert [lossy.time_ns(size, lossy.ceiling_bps) // 1000 for size in (183, 184, 732, 733)] == [
+        31_392,
+        32_784,
+        35_568,
+        61_392,
+    ]
+
+
+def test_one_packet_takes_as_long_whatever_else_fits_into_an_event() -> None:
+    found = {name: find_link(name).transfer.time_ns(64, 200_000) for name in ("ble-2m", "ble-2m-ios")}
+    assert found == {"ble-2m": 31_392_000, "ble-2m-ios": 31_392_000}
 
 
 TRANSFERS = st.one_of(
@@ -104,6 +119,41 @@ def test_more_bandwidth_never_takes_longer(
 ) -> None:
     assert transfer.time_ns(size, bps + more) <= transfer.time_ns(size, bps)
     assert transfer.time_ns(size + 1, bps) >= transfer.time_ns(size, bps)
+
+
+@given(
+    st.sampled_from(sorted(PHYS)),
+    st.integers(27, 251),
+    st.integers(20, 400).map(lambda steps: steps * 1250),
+    st.integers(1, 30),
+    st.booleans(),
+    st.sampled_from([0.0, 0.1, 0.5]),
+    st.integers(1, 20_000),
+    st.integers(1, 10**6),
+)
+def test_what_makes_a_connection_better_never_takes_longer(
+    phy: str,
+    payload: int,
+    interval_us: int,
+    packets: int,
+    acknowledged: bool,
+    loss: float,
+    size: int,
+    thousandths: int,
+) -> None:
+    """At a bandwidth that both reach: the rounding up of a ceiling may be worth a packet in some hundred events."""
+    worse = ble(phy, payload, interval_us, packets, acknowledged, loss)
+    bps = max((worse.ceiling_bps - 1) * thousandths // 10**6, 1)
+    better = [ble(phy, payload, interval_us, more, acknowledged, loss) for more in (packets + 1, None)]
+    better += [
+        ble(faster, payload, interval_us, count, acknowledged, loss)
+        for faster in PHYS
+        if PHYS[faster].packet_us(payload) < PHYS[phy].packet_us(payload)
+        for count in (packets, None)
+    ]
+    better.append(ble(phy, payload, interval_us, packets, acknowledged, 0.0))
+    for each in better:
+        assert each.time_ns(size, bps) <= worse.time_ns(size, bps)
 
 
 @given(TRANSFERS, st.integers(1, 20_000), st.integers(1, 10**9))

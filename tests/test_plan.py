@@ -198,13 +198,13 @@ def test_what_a_link_does_not_reach_is_not_planned() -> None:
 
 def test_connection_events_by_hand() -> None:
     # 4 packets of 244 bytes in 5.568 ms, every 100 ms: 976 bytes at 78,080 bit/s. q sends 400 bytes in one event from
-    # 32 kbit/s on: 203 ms + 100 ms of waiting + 5.568 ms are too long for 300 ms, and in time for 310 ms.
+    # 32 kbit/s on: 203 ms + 100 ms of waiting + two packets' 2.784 ms are too long for 300 ms, and in time for 310 ms.
     link = Link("slow", "Slow", connection=ConnectionEvents("2M", 251, 100_000, 4, False, 0.0, "test"))
     assert by_hand(link=link).ranges == ()
     plan = by_hand(link=link, deadline_us=310_000)
     assert plan.bandwidth == (20_000, 78_080)
     assert shown(plan) == [(32_000, 78_080, "q", 4)]
-    assert plan.ranges[0].latency_us == 308_568
+    assert plan.ranges[0].latency_us == 305_784
     # p: 205 ms leave room for two events, but 4,000 bytes need five at best.
     assert [i.partition for i in plan.intervals] == ["q"]
 
@@ -598,13 +598,17 @@ class Case:
         found = self.link.connection
         if found is None or not size:
             return Fraction(size * 8 * 10**6, bps)
-        left, events = Fraction(size), 0  # event by event, unlike the code under test
-        while left > 0:
-            left -= Fraction(bps * found.cycle_us, 8 * 10**6)
-            events += 1
-        return Fraction(
-            found.interval_us + (events - 1) * found.cycle_us + found.packets_per_event * found.pair_us
-        )
+        # Packet by packet, unlike the code under test: as many per event as its share of the bandwidth has room for.
+        capacity = Fraction(bps * found.cycle_us, 8 * 10**6)
+        left, now = Fraction(size), found.interval_us
+        while left > capacity:
+            left -= capacity
+            now += found.cycle_us
+        packets = 0
+        while left > 0 and packets < found.packets_per_event:
+            left -= (found.payload - 7) * (1 - Fraction(str(found.loss)))
+            packets += 1
+        return Fraction(now + packets * found.pair_us)
 
     def costs(self, choice: tuple[str, int, int], bps: int) -> tuple[Fraction, Fraction]:
         """Latency in us, energy in uJ."""
