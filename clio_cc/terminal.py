@@ -128,8 +128,27 @@ def print_plan(made: Plan) -> None:
         *figures[1:],
     )
     print_table("Strategies", heads, table)
+    _print_unranked(made)
     wins = [(format_bps(w.from_bps), format_bps(w.to_bps), w.strategy, *_figures(w)) for w in made.winners]
     print_table("Which wins", ("from", "to", "strategy", *figures), wins)
+
+
+def _print_unranked(made: Plan) -> None:
+    """Strategies that lose to all others, only because nobody knows their accuracy."""
+    from clio_cc.plan import LOCAL
+
+    choices: dict[str, tuple[Choice | PlanRange, ...]] = {
+        s.strategy: (s.at_low, s.at_high, *s.ranges) for s in made.strategies
+    }
+    unknown = [name for name, found in choices.items() if all(each.accuracy is None for each in found)]
+    if not unknown or len(unknown) == len(choices):
+        return
+    missing = {each.partition for name in unknown for each in choices[name]}
+    compiled = {step.partition for step in made.steps}
+    how = (
+        "compile with --partition ...,local and evaluate" if LOCAL in missing - compiled else "evaluate again"
+    )
+    print(f"not ranked: {', '.join(unknown)}, whose accuracy is not known ({how})")
 
 
 def _figures(it: Choice | PlanRange | Winner) -> tuple[str | int, ...]:

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripts import benchmark
 
+from clio_cc import terminal
 from clio_cc.accuracy import AccuracyRow
 from clio_cc.errors import ClioError
 from clio_cc.link import ConnectionEvents, Link
@@ -390,6 +391,31 @@ def test_winners_of_equal_accuracy() -> None:
     # With energies the one that takes less: 5 mJ and 32,000 bits at 15 mW against 12.5 mJ, above 64 kbit/s.
     plan = by_hand(points, accuracy=equal, link=radio(), device_power_mw=POWER)
     assert [(w.from_bps, w.strategy) for w in plan.winners] == [(20_000, "local"), (164_103, "clio")]
+
+
+@pytest.mark.parametrize(
+    ("known", "local", "line"),
+    [
+        (
+            [each for each in KNOWN if each.partition != "local"],
+            False,
+            "not ranked: local, whose accuracy is not known (compile with --partition ...,local and evaluate)",
+        ),
+        (
+            [each for each in KNOWN if each.partition not in ("local", "input")],
+            True,
+            "not ranked: local, input, whose accuracy is not known (evaluate again)",
+        ),
+        (KNOWN, True, None),
+        ([], False, None),
+    ],
+)
+def test_words_for_what_is_not_ranked(
+    known: list[AccuracyRow], local: bool, line: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    terminal.print_plan(by_hand(accuracy=known, local=local))
+    found = [words for words in capsys.readouterr().out.splitlines() if words.startswith("not ranked")]
+    assert found == ([] if line is None else [line])
 
 
 # --- files ----------------------------------------------------------------------------------------
