@@ -8,12 +8,13 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
+from clio_cc.artifacts import ACCURACY, MANIFEST, PLAN, PROFILE, REPORT
 from clio_cc.errors import ClioError
 from clio_cc.targets import HOST, Board, Memory, Target
 
@@ -28,6 +29,11 @@ PROFILE_SOURCES = ("test/clio_profile.c", "test/clio_layers.c", "test/clio_vecto
 # application does not call, and let sections.ld place the arena.
 CFLAGS = ("-std=c99", "-O3", "-Wall", "-Wextra", "-Werror", "-ffunction-sections", "-fdata-sections")
 LDFLAGS = ("-Wl,--gc-sections",)
+
+# Of the files that compile writes, those that other commands replace and people may edit.
+EDITABLE = frozenset((PROFILE, ACCURACY, PLAN, REPORT))
+
+_AWAY = "move them away or choose another folder with --out"
 
 # Stack beside clio_run's: start-up, the test firmware and its hooks (under 300 bytes), one exception frame
 # with FPU registers (104 bytes) and its handler.
@@ -59,8 +65,11 @@ class ProjectFiles:
     def write(self, folder: Path) -> None:
         """Write all files: `folder` is either what it was or complete; an older result is replaced.
 
+        Files beside those of an older result stay, but for builds of the device project.
+
         Raises:
-            ClioError: `folder` holds something else than a result of clio-cc, or cannot be written.
+            ClioError: `folder` holds something else than a result of clio-cc, or files that people edited or put
+                where others are to be written; or it cannot be written.
         """
         try:
             _replace_folder(folder, self.files)
@@ -96,6 +105,8 @@ def _replace_folder(folder: Path, files: Mapping[str, bytes]) -> None:
     _check_replaceable(folder, target)
     if target.parent.is_file():  # mkdir would only say that the file exists
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+    kept = _kept_files(target)
+    _check_places(folder, kept, files)
     target.parent.mkdir(parents=True, exist_ok=True)
     # Siblings, because a rename is atomic only within one file system; the process id keeps two runs apart.
     fresh = target.with_name(f".{target.name}.new-{os.getpid()}")
@@ -106,6 +117,9 @@ def _replace_folder(folder: Path, files: Mapping[str, bytes]) -> None:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(content)
         fresh.mkdir(exist_ok=True)  # a project without files
+        for path in kept:  # copied, not moved: until the exchange nothing is missing
+            (fresh / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(target / path, fresh / path, follow_symlinks=False)
         if target.exists():
             target.rename(stale)
         try:
@@ -123,14 +137,29 @@ def check_output_folder(folder: Path) -> None:
     """Raise what :meth:`ProjectFiles.write` would raise, as far as it can be known before the work is done.
 
     Raises:
-        ClioError: `folder` holds something else than a result of clio-cc, or cannot be written.
+        ClioError: `folder` holds something else than a result of clio-cc, or files of it that people edited; or it
+            cannot be written.
     """
     target = folder.resolve()
-    _check_replaceable(folder, target)
-    holder = next(parent for parent in target.parents if parent.exists())
-    if not holder.is_dir() or not os.access(holder, os.W_OK | os.X_OK):
-        code = errno.EACCES if holder.is_dir() else errno.ENOTDIR
-        raise ClioError(f"cannot write output folder '{folder}': {os.strerror(code)}")
+    try:
+        _check_replaceable(folder, target)
+        holder = next(parent for parent in target.parents if parent.exists())
+        if not holder.is_dir() or not os.access(holder, os.W_OK | os.X_OK):
+            code = errno.EACCES if holder.is_dir() else errno.ENOTDIR
+            raise OSError(code, os.strerror(code))
+    except OSError as error:
+        raise ClioError(f"cannot write output folder '{folder}': {error.strerror}") from error
+
+
+def edited_files(folder: Path, digests: Mapping[str, str]) -> list[str]:
+    """Return the files that are there with another content than was written, but for those of `EDITABLE`."""
+    return [
+        path
+        for path, digest in digests.items()
+        if path not in EDITABLE
+        and (folder / path).is_file()
+        and hashlib.sha256((folder / path).read_bytes()).hexdigest() != digest
+    ]
 
 
 def _check_replaceable(folder: Path, target: Path) -> None:
@@ -140,19 +169,73 @@ def _check_replaceable(folder: Path, target: Path) -> None:
         )
     if target.exists() and not target.is_dir():
         raise ClioError(f"output folder '{folder}' is a file", hint="choose another folder with --out")
-    if target.is_dir() and any(target.iterdir()) and not _is_result(target):
+    if target.is_dir() and any(target.iterdir()) and _digests(target) is None:
         raise ClioError(
             f"output folder '{folder}' holds files that clio-cc did not write",
             hint="choose another folder with --out, or empty this one",
         )
+    edited = edited_files(target, _digests(target) or {})
+    if edited:
+        raise ClioError(
+            f"output folder '{folder}' holds files that were edited since clio-cc wrote them: {_some(edited)}",
+            hint=_AWAY,
+        )
 
 
-def _is_result(folder: Path) -> bool:
+def _check_places(folder: Path, kept: Sequence[str], files: Mapping[str, bytes]) -> None:
+    """Refuse files to keep where a file or folder is to be written."""
+    folders = {str(parent) for path in files for parent in PurePosixPath(path).parents}
+    taken = [
+        path
+        for path in kept
+        if path in files
+        or path in folders
+        or any(str(parent) in files for parent in PurePosixPath(path).parents)
+    ]
+    if taken:
+        raise ClioError(
+            f"output folder '{folder}' holds files that clio-cc did not write where it now would: {_some(taken)}",
+            hint=_AWAY,
+        )
+
+
+def _some(paths: Sequence[str]) -> str:
+    more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
+    return ", ".join(paths[:3]) + more
+
+
+def _digests(folder: Path) -> dict[str, str] | None:
+    """What an older result's manifest says of its files; None if there is no such manifest."""
     try:
-        manifest = json.loads((folder / "manifest.json").read_bytes())
+        manifest = json.loads((folder / MANIFEST).read_bytes())
     except (OSError, ValueError):
-        return False
-    return isinstance(manifest, dict) and "schema" in manifest
+        return None
+    if not isinstance(manifest, dict) or "schema" not in manifest:
+        return None
+    files = manifest.get("files")
+    return files if isinstance(files, dict) else {}
+
+
+def _kept_files(folder: Path) -> list[str]:
+    """Files in an older result that clio-cc did not write; no builds of the device project."""
+    written = {MANIFEST, *(_digests(folder) or {})}
+    found = (path.relative_to(folder).as_posix() for path in _files_below(folder))
+    return sorted(path for path in found if path not in written and not _is_built(path))
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """Files and links; links to folders are not followed."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.is_dir() and not path.is_symlink():
+            yield from _files_below(path)
+        elif path.is_file() or path.is_symlink():  # no sockets, no pipes
+            yield path
+
+
+def _is_built(path: str) -> bool:
+    """Whether the Makefile, CMake, Zephyr's west (build) or GAP8's SDK (BUILD) made it."""
+    top, *folders = path.split("/")[:-1] or [""]
+    return top == "device" and any(name.lower().startswith("build") for name in folders)
 
 
 def fill(template: str, holes: Mapping[str, str]) -> str:

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 from toy import board_id, toy_project
 
 from clio_cc.errors import ClioError
-from clio_cc.project import ProjectFiles, device_glue, fill, fill_all, project_files
+from clio_cc.project import ProjectFiles, check_output_folder, device_glue, fill, fill_all, project_files
 from clio_cc.targets import TARGETS, Target, find_target
 
 Tool = Callable[[str], str]
 
-RESULT = project_files({"manifest.json": '{"schema": 1}', "device/src/a.c": b"int a;\n"})
+
+def result(**files: str) -> ProjectFiles:
+    """A result of clio-cc: files by name, `_` for `/` and `__` for `.`, and their manifest."""
+    made = project_files({name.replace("__", ".").replace("_", "/"): text for name, text in files.items()})
+    return project_files(made.files, {"manifest.json": json.dumps({"schema": 1, "files": made.digests()})})
+
+
+RESULT = result(device_src_a__c="int a;\n")
 
 
 @pytest.mark.parametrize(
@@ -49,7 +57,7 @@ def test_write_new_empty_and_older_result(tmp_path: Path) -> None:
     out = tmp_path / "deep" / "out"
     RESULT.write(out)
     assert tree(out) == dict(RESULT.files)
-    newer = project_files({"manifest.json": '{"schema": 1}'})
+    newer = result()
     newer.write(out)
     assert tree(out) == dict(newer.files)
     empty = tmp_path / "empty"
@@ -103,6 +111,80 @@ def test_unwritable_output(tmp_path: Path) -> None:
     with pytest.raises(ClioError) as caught:
         RESULT.write(out)
     assert str(caught.value) == f"cannot write output folder '{out}': Not a directory"
+
+
+def put(folder: Path, files: Mapping[str, str]) -> None:
+    for path, text in files.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(text)
+
+
+def test_files_beside_a_result_stay(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result(device_src_a__c="1", device_src_old__c="2", profile__csv="3").write(out)
+    mine = {
+        "notes.md": "mine",
+        "board.csv": "mine",
+        "build/x": "mine",
+        "device/boards/mine/board.c": "mine",
+        "device/build.sh": "mine",
+    }
+    built = [
+        *("device/build/host/clio_test", "device/build-debug/a.o"),
+        *("device/boards/zephyr/build/zephyr.elf", "device/boards/gap8/BUILD/a/clio_test"),
+    ]
+    put(out, mine | dict.fromkeys(built, ""))
+    (out / "profile.csv").write_text("edited")
+    (out / "link").symlink_to("device/src")
+    newer = result(device_src_a__c="new")
+    check_output_folder(out)
+    newer.write(out)
+    assert (out / "link").readlink() == Path("device/src")
+    assert tree(out) == dict(newer.files) | {path: text.encode() for path, text in mine.items()}
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+    newer.write(out)  # they still stay
+    assert tree(out).keys() == newer.files.keys() | mine.keys()
+
+
+@pytest.mark.parametrize(
+    ("edited", "named"),
+    [("b", "b.c"), ("bcd", "b.c, c.c, d.c"), ("abcde", "a.c, b.c, c.c and 2 more")],
+)
+def test_edited_files_are_not_lost(tmp_path: Path, edited: str, named: str) -> None:
+    out = tmp_path / "out"
+    names = "abcde"
+    result(**{f"{name}__c": "int x;" for name in names}).write(out)
+    put(out, {f"{name}.c": "int y;" for name in edited})
+    before = tree(out)
+    words = (
+        f"output folder '{out}' holds files that were edited since clio-cc wrote them: {named}\n"
+        "  hint: move them away or choose another folder with --out"
+    )
+    for write in (check_output_folder, RESULT.write):
+        with pytest.raises(ClioError) as caught:
+            write(out)
+        assert str(caught.value) == words
+        assert tree(out) == before
+    for name in edited:
+        (out / f"{name}.c").unlink()
+    RESULT.write(out)
+    assert tree(out) == RESULT.files
+
+
+@pytest.mark.parametrize("mine", ["new.c", "dir", "new.c/a"])
+def test_files_where_a_new_one_belongs_are_not_lost(tmp_path: Path, mine: str) -> None:
+    out = tmp_path / "out"
+    RESULT.write(out)
+    put(out, {mine: "mine"})
+    before = tree(out)
+    with pytest.raises(ClioError) as caught:
+        result(new__c="new", dir_a="new").write(out)
+    assert str(caught.value) == (
+        f"output folder '{out}' holds files that clio-cc did not write where it now would: {mine}\n"
+        "  hint: move them away or choose another folder with --out"
+    )
+    assert tree(out) == before
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
 def test_a_failed_write_leaves_the_older_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
