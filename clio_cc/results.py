@@ -24,6 +24,7 @@ from clio_cc.compiler import PLANNED_BANDWIDTH
 from clio_cc.errors import ClioError
 from clio_cc.program import Program
 from clio_cc.program_json import from_json
+from clio_cc.project import edited_files
 from clio_cc.targets import find_target
 
 if TYPE_CHECKING:
@@ -69,12 +70,9 @@ def read_program(out: Path) -> Program:
 
 
 def changed_files(out: Path, manifest: dict[str, Any]) -> list[str]:
-    """Return the files whose content is not what the manifest says, or that are missing."""
-    return [
-        path
-        for path, digest in manifest["files"].items()
-        if not (out / path).is_file() or hashlib.sha256((out / path).read_bytes()).hexdigest() != digest
-    ]
+    """Return the files that are missing, or have another content than the manifest says and are not to be edited."""
+    edited = edited_files(out, manifest["files"])
+    return [path for path in manifest["files"] if path in edited or not (out / path).is_file()]
 
 
 def read_profile(out: Path, manifest: dict[str, Any]) -> tuple[ProfileRow, ...]:

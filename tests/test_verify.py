@@ -95,6 +95,21 @@ def test_profile_and_plan_keep_the_folder_whole(out: Path, clio: Clio) -> None:
     assert problems(clio("verify", out, "--board", "host")) == []
 
 
+def test_tables_edited_by_hand_keep_the_folder_whole(out: Path, clio: Clio) -> None:
+    for name in ("profile.csv", "plan.json", "report.html"):
+        text = (out / name).read_text()
+        (out / name).write_text(text + "\n")
+    manifest = results.read_manifest(out)
+    manifest["files"]["accuracy.csv"] = "0" * 64
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    (out / "accuracy.csv").write_text(
+        "partition,slices,bytes,metric,value,samples\nlocal,0,0,accuracy,0.5,9\n"
+    )
+    assert problems(clio("verify", out, "--board", "host")) == []
+    (out / "report.html").unlink()
+    assert problems(clio("verify", out, "--board", "host")) == ["report.html is not what compile wrote"]
+
+
 def test_wrong_figures(out: Path, clio: Clio, tool: Tool) -> None:
     for command in ("arm-none-eabi-gcc", "qemu-system-arm"):
         tool(command)
