@@ -148,9 +148,16 @@ def _checked_labels(
 ) -> npt.NDArray[np.int64] | None:
     if labels is None:
         return None
-    if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.number):
+    if not np.issubdtype(labels.dtype, np.number) or np.iscomplexobj(labels) or labels.shape != (count,):
         raise ClioError(f"labels y must be one number for each of {count} samples", str(path))
-    return np.asarray(labels).astype(np.int64)
+    numbers: npt.NDArray[Any] = labels
+    whole = np.isfinite(numbers) & (numbers == np.round(numbers))
+    if not whole.all():
+        sample = int(np.argmin(whole))
+        raise ClioError(
+            f"labels y must be whole numbers, got {numbers[sample]:g} for sample {sample}", str(path)
+        )
+    return numbers.astype(np.int64)
 
 
 def _check_names(path: Path, found: Sequence[str], wanted: Sequence[str]) -> None:

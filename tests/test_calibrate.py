@@ -157,6 +157,29 @@ def _damaged(path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        ([0, 0.5, 1], "must be whole numbers, got 0.5 for sample 1"),
+        ([0, 1, np.nan], "must be whole numbers, got nan for sample 2"),
+        ([-np.inf, 1, 2], "must be whole numbers, got -inf for sample 0"),
+        ([1j, 1, 2], "must be one number for each of 3 samples"),
+    ],
+)
+def test_labels_that_are_no_classes_are_refused(labels: list[float], words: str, tmp_path: Path) -> None:
+    path = tmp_path / "data.npz"
+    np.savez(path, x=np.zeros((3, 1, 8, 8), np.float32), y=np.array(labels))
+    with pytest.raises(ClioError) as caught:
+        load_samples(front_end(MODEL), path)
+    assert str(caught.value) == f"{path}: labels y {words}"
+
+
+def test_whole_labels_may_be_floats(tmp_path: Path) -> None:
+    np.savez(tmp_path / "data.npz", x=np.zeros((3, 1, 8, 8), np.float32), y=np.array([2.0, 0.0, 1.0]))
+    labels = load_samples(front_end(MODEL), tmp_path / "data.npz").labels
+    assert labels is not None and labels.dtype == np.int64 and labels.tolist() == [2, 0, 1]
+
+
+@pytest.mark.parametrize(
     ("kind", "words"),
     [
         ("truncated", "is not a numpy file"),
