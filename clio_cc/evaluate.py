@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clio_cc import results
-from clio_cc.accuracy import AccuracyRow
-from clio_cc.artifacts import FLOAT_ONNX, MANIFEST, PROGRAM_JSON
+from clio_cc.accuracy import FEWER_BITS, AccuracyRow
+from clio_cc.artifacts import ACCURACY, FLOAT_ONNX, MANIFEST, PROGRAM_JSON
 from clio_cc.baselines import JPEG_BYTES, Original, fewer_bits, jpeg, no_jpeg, raw_input
 from clio_cc.cloud import RECEIVED, UNITS
 from clio_cc.errors import ClioError
@@ -79,7 +79,7 @@ def evaluate(
     """Evaluate a folder that `compile` wrote, and write its ``accuracy.csv``.
 
     Rows of an earlier evaluation that this one leaves out stay in the file if they have the same metric and number
-    of samples.
+    of samples; else they are dropped, and a note says so.
 
     Args:
         out: The folder.
@@ -117,22 +117,38 @@ def evaluate(
         scales = {entry["name"]: entry["scale"] for entry in manifest["inputs"]}
         compared = tuple(_baselines(original, judge, points, scales, image_scale, progress))
         notes += [text for text in (no_jpeg(original, image_scale),) if text]
+    notes += _dropped((*rows, *compared), kept)
     results.write_accuracy(out, merged((*rows, *compared), kept))
     return Evaluation(judge.samples, judge.metric, value, rows, compared, tuple(notes))
 
 
 def merged(rows: Sequence[AccuracyRow], kept: Sequence[AccuracyRow]) -> tuple[AccuracyRow, ...]:
     """Return `rows`, and of `kept` what was measured alike and is not among them."""
+    alike = {_measure(row) for row in rows}
+    return (*rows, *(row for row in _others(rows, kept) if _measure(row) in alike))
+
+
+def _dropped(rows: Sequence[AccuracyRow], kept: Sequence[AccuracyRow]) -> list[str]:
+    """Say whose rows :func:`merged` leaves out, and why; nothing where it leaves out none."""
+    alike = dict.fromkeys(_measure(row) for row in rows)
+    lost = [row for row in _others(rows, kept) if _measure(row) not in alike]
+    if not lost:
+        return []
+    points = dict.fromkeys(FEWER_BITS.sub(r"\1", row.partition) for row in lost)
+    before = dict.fromkeys(_measure(row) for row in lost)
+    return [
+        f"dropped earlier rows of {', '.join(points)} from {ACCURACY}: "
+        f"they are {' and '.join(before)}, these are {' and '.join(alike)}"
+    ]
+
+
+def _others(rows: Sequence[AccuracyRow], kept: Sequence[AccuracyRow]) -> list[AccuracyRow]:
     fresh = {(row.partition, row.slices) for row in rows}
-    alike = {(row.metric, row.samples) for row in rows}
-    return (
-        *rows,
-        *(
-            row
-            for row in kept
-            if (row.partition, row.slices) not in fresh and (row.metric, row.samples) in alike
-        ),
-    )
+    return [row for row in kept if (row.partition, row.slices) not in fresh]
+
+
+def _measure(row: AccuracyRow) -> str:
+    return f"{row.metric} on {row.samples} sample{'s' if row.samples != 1 else ''}"
 
 
 def _chosen(manifest: Mapping[str, Any], partitions: Sequence[str]) -> dict[str, Mapping[str, Any]]:

@@ -144,10 +144,43 @@ def test_some_points(out: Path) -> None:
     front = evaluate(out, Path("data.npz"), partitions=["front"], baselines=False, progress=nothing)
     assert front.rows == everything.rows[:-1]
     assert read_accuracy(out / "accuracy.csv") == (*front.rows, *only.rows)  # measured alike: kept
+    assert only.notes == front.notes == ()
     fewer = evaluate(
         out, Path("data.npz"), samples=9, partitions=["front"], baselines=False, progress=nothing
     )
     assert read_accuracy(out / "accuracy.csv") == fewer.rows  # other samples: not comparable
+    assert fewer.notes == (
+        "dropped earlier rows of local from accuracy.csv: "
+        "they are accuracy on 100 samples, these are accuracy on 9 samples",
+    )
+
+
+def test_dropped_rows_are_told(out: Path, clio: Clio) -> None:
+    assert clio("evaluate", "--data", "data.npz").code == 0
+    options = ("--partition", "local", "--no-baselines")
+    done = clio("evaluate", "--data", "plain.npz", *options)
+    told = (
+        "dropped earlier rows of front, input, jpeg from accuracy.csv: "
+        "they are accuracy on 100 samples, these are agreement on 100 samples"
+    )
+    assert done.code == 0 and told in " ".join(done.out.split())
+    found = json.loads(
+        clio(
+            "evaluate",
+            "--data",
+            "data.npz",
+            "--samples",
+            "1",
+            "--json",
+            "--partition",
+            "front",
+            "--no-baselines",
+        ).out
+    )
+    assert found["notes"] == [
+        "dropped earlier rows of local from accuracy.csv: "
+        "they are agreement on 100 samples, these are accuracy on 1 sample"
+    ]
 
 
 # --- the judge ------------------------------------------------------------------------------------
