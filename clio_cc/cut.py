@@ -74,13 +74,9 @@ def choose_cuts(
     stop = next((index for index, layer in enumerate(layers) if not layer.device), len(layers))
     reachable = [point for point in default if point.node_index <= stop]
     nearest = reachable[-1].name if reachable else ""
-    if partition == AUTO:
+    names = _names(partition)
+    if names == [AUTO]:
         return _automatic(graph, reachable, target, cover)
-    names = [name.strip() for name in partition.split(",")]
-    if RAW in names:
-        raise ClioError(
-            "a cut at 'input' leaves nothing for the device", hint="no need to compile: send the input"
-        )
     local = LOCAL in names
     known = [point for point in everywhere if point.kind == "features"]
     found = {
@@ -88,6 +84,25 @@ def choose_cuts(
     }
     points = tuple(point for _, point in sorted(found.items()))
     return Cuts(points, local, lower(graph, points, local=local, nearest=nearest))
+
+
+def _names(partition: str) -> list[str]:
+    names = [name.strip() for name in partition.split(",")]
+    if "" in names:
+        raise ClioError(
+            f"empty name in '{partition}'", "--partition", "join names of partition points by commas"
+        )
+    if AUTO in names and len(names) > 1:
+        raise ClioError(
+            "'auto' stands alone: it chooses the partition points itself",
+            "--partition",
+            "give auto, or names of partition points",
+        )
+    if RAW in names:
+        raise ClioError(
+            "a cut at 'input' leaves nothing for the device", hint="no need to compile: send the input"
+        )
+    return names
 
 
 def _automatic(graph: ir.Model, reachable: Sequence[PartitionPoint], target: Target, cover: Cover) -> Cuts:

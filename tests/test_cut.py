@@ -148,7 +148,7 @@ def test_local_alone_and_beside_points() -> None:
 
 
 def test_names_that_are_none() -> None:
-    for text, name in (("q", "q"), ("r1,q", "q"), ("c2", "c2"), ("", ""), ("r1,,r3", "")):
+    for text, name in (("q", "q"), ("r1,q", "q"), ("c2", "c2")):
         words = refusal(text)
         assert words.startswith(f"unknown partition point '{name}'\n  hint: "), words
     assert refusal("r1,qqq") == (
@@ -161,4 +161,16 @@ def test_names_that_are_none() -> None:
 
 
 def test_auto_is_no_name_among_others() -> None:
-    assert refusal("auto,r1").startswith("unknown partition point 'auto'")
+    for text in ("auto,r1", "r1, auto", "auto,auto"):
+        assert refusal(text) == (
+            "--partition: 'auto' stands alone: it chooses the partition points itself\n"
+            "  hint: give auto, or names of partition points"
+        )
+    assert tensors(cut(" auto")) == tensors(cut("auto"))
+
+
+def test_empty_names() -> None:
+    for text in ("", "r1,", "r1,,r3", "auto,"):
+        assert refusal(text) == (
+            f"--partition: empty name in '{text}'\n  hint: join names of partition points by commas"
+        )
