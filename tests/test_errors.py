@@ -299,6 +299,13 @@ def test_output_folders(refused: Refused) -> None:
         "  hint: choose another folder with --out, or empty this one",
         *(*compile_it, "thesis"),
     )
+    compiled("gap8").files.write(Path("edited"))
+    Path("edited/device/boards/host/board.c").write_text("mine")
+    refused(  # before the model is read
+        "output folder 'edited' holds files that were edited since clio-cc wrote them: device/boards/host/board.c\n"
+        "  hint: move them away or choose another folder with --out",
+        *("compile", "none.onnx", "--target", "gap8", "--out", "edited"),
+    )
     refused(
         "cannot write folder 'file/dump': Not a directory", "inspect", "model.onnx", "--dump", "file/dump"
     )
