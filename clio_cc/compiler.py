@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from clio_cc.passes.runner import Hook
     from clio_cc.quantization.formats import Mode
     from clio_cc.quantize import Quantized
-    from clio_cc.split import CloudHalf, SlicedPoint
+    from clio_cc.split import CloudHalf, SlicedPoint, Slicing
 
 PLANNED_BANDWIDTH = BandwidthRange(50_000, 2_000_000)
 """CLIO's range for Bluetooth (section 3.4), and the default."""
@@ -159,7 +159,7 @@ def compile_model(options: Options, progress: Progress, hook: Hook | None = None
         graph,
         options.partition,
         target,
-        lambda points: _covering(layers, points, target, options),
+        lambda points: _covering(layers, points, target, options, slicing),
         inside_blocks=options.inside_blocks,
     )
     refuse_too_large(cuts.network, target)  # before the minute that calibration may take
@@ -237,7 +237,11 @@ def _stage(progress: Progress, stage: str) -> Callable[[int, int], None]:
 
 
 def _covering(
-    layers: Sequence[Layer], points: Sequence[PartitionPoint], target: Target, options: Options
+    layers: Sequence[Layer],
+    points: Sequence[PartitionPoint],
+    target: Target,
+    options: Options,
+    slicing: Slicing,
 ) -> tuple[str, ...]:
     """The fewest partition points that cover the range of bandwidths (CLIO section 3.4).
 
@@ -247,16 +251,15 @@ def _covering(
     from clio_cc import planner, profile
     from clio_cc.link import Stream
     from clio_cc.options import PlanPoint, Times, point_options
-    from clio_cc.slicing import auto_counts
-    from clio_cc.split import parse_slices
+    from clio_cc.split import unit_counts
 
-    macs, counts = sum(layer.macs for layer in layers), parse_slices(options.slices)
+    macs = sum(layer.macs for layer in layers)
     useful = [point for point in points if point.macs_before < macs] or points
     candidates = [
         PlanPoint(
             point.name,
             layers[point.node_index - 1].name,
-            counts or auto_counts(point.shape[1], early=2 * point.macs_before < macs),
+            unit_counts(point, macs, slicing),
             point.bytes // point.shape[1],
         )
         for point in useful
@@ -321,7 +324,7 @@ def _cloud_halves(
     quantized: Quantized,
     program: Program,
     fitting: Samples,
-    slicing: Any,
+    slicing: Slicing,
     progress: Progress,
 ) -> dict[str, CloudHalf]:
     """Heads and cloud graph per partition point, fitted on what the device really sends."""

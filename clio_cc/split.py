@@ -6,7 +6,7 @@ Program + calibration → units as the device sends them → heads per point →
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -148,7 +148,7 @@ def order_units(
     macs = sum(graph.known_macs(node) for node in model.graph)
     sliced = []
     for candidate in found:
-        point, counts = candidate.point, _counts(candidate.point, macs, slicing)
+        point, counts = candidate.point, unit_counts(candidate.point, macs, slicing)
         encoder = candidate.encoder if point.shape[1] > MOST_CHANNELS else candidate.encoder.first(counts[-1])
         layer, added_macs = "", 0
         if encoder.method == "selection":
@@ -168,7 +168,8 @@ def fitting_samples(network: Network, points: Sequence[PartitionPoint], samples:
     return samples.take(max(FITTED_SAMPLES, int(min(by_macs, by_bytes, samples.count))))
 
 
-def _counts(point: PartitionPoint, macs: int, slicing: Slicing) -> tuple[int, ...]:
+def unit_counts(point: PartitionPoint, macs: int, slicing: Slicing) -> tuple[int, ...]:
+    """Return the numbers of units that may be sent from a point of a network of so many multiply-accumulates."""
     units = point.shape[1]
     if units > MOST_CHANNELS:
         return (units,)
@@ -227,8 +228,3 @@ def cloud_half(
             units, scale, sliced.values, sliced.counts, window, prior=prior, stretch=slicing.stretch
         )
     return CloudHalf(heads, cloud_model(model, sliced.point, scale, heads))
-
-
-def clouds(halves: Mapping[str, CloudHalf]) -> dict[str, onnx.ModelProto]:
-    """The cloud graphs by partition point."""
-    return {name: half.model for name, half in halves.items()}
