@@ -12,6 +12,7 @@ from clio_cc import __version__, artifacts
 from clio_cc.arena import Arena, plan_arena
 from clio_cc.cut import AUTO, choose_cuts, fit, refuse_too_large
 from clio_cc.memory import UNMEASURED_STACK_BYTES, Footprint, check_fits, measure, table_bytes
+from clio_cc.plan import DEADLINE_US
 from clio_cc.program import Program
 from clio_cc.project import ProjectFiles, device_glue, project_files
 from clio_cc.targets import Target, find_target
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
 
 PLANNED_BANDWIDTH = BandwidthRange(50_000, 2_000_000)
 """CLIO's range for Bluetooth (section 3.4), and the default."""
-DEADLINE_US = 300_000
-"""CLIO's target latency, and the default."""
 REQUANTIZATIONS = ("shift", "mulshift")
 UNIT_METHODS = (AUTO, "rotation", "selection")
 TEST_VECTORS = 2

@@ -10,6 +10,8 @@ from typing import Any
 from clio_cc.errors import ClioError
 from clio_cc.units import format_bps, format_uj, format_us
 
+DEADLINE_US = 300_000
+"""CLIO's target latency, and the default."""
 LOCAL = "local"
 """The whole network on the device."""
 RAW = "input"

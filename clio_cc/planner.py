@@ -23,7 +23,7 @@ from clio_cc.options import (
     rounded_uj,
     rounded_us,
 )
-from clio_cc.plan import LOCAL, Boundary, Hysteresis, Interval, Plan, PlanRange, Shortest, Step
+from clio_cc.plan import DEADLINE_US, LOCAL, Boundary, Hysteresis, Interval, Plan, PlanRange, Shortest, Step
 from clio_cc.profile import ProfileRow
 from clio_cc.strategies import CLIO, Followed, follow_all, plan_range, strategy, winners
 from clio_cc.targets.facts import Figure
@@ -32,8 +32,6 @@ from clio_cc.why import Reasons
 
 __all__ = ["DEADLINE_US", "MARGIN", "PlanPoint", "cover_range", "make_plan", "read_points"]
 
-DEADLINE_US = 300_000
-"""CLIO's target latency, and the default."""
 MARGIN = Fraction(1, 10)
 """By which share a bandwidth must exceed a boundary before a runtime switches up."""
 _PROFILE = "profile.csv"
