@@ -18,6 +18,7 @@ from clio_cc.operators.conv import Conv
 from clio_cc.operators.elementwise import Add, Mul
 from clio_cc.operators.movement import Concat, Pad, Reshape, RowSlice, RowStack, Transpose
 from clio_cc.operators.pool import AveragePool, MaxPool
+from clio_cc.operators.schedule import Schedule
 from clio_cc.operators.softmax import Softmax
 from clio_cc.operators.table import Table
 from clio_cc.program import Program, Tap
@@ -26,7 +27,7 @@ from clio_cc.qformat import Requantize
 OPERATORS: tuple[type[Operator], ...] = (
     Conv, Add, Mul, MaxPool, AveragePool, Table, Concat, Pad, Reshape, RowSlice, RowStack, Transpose, Softmax,
 )  # fmt: skip
-_CLASSES = {cls.__name__: cls for cls in (*OPERATORS, Program, Tap, Tensor, Requantize)}
+_CLASSES = {cls.__name__: cls for cls in (*OPERATORS, Program, Schedule, Tap, Tensor, Requantize)}
 
 
 def to_json(program: Program) -> str:

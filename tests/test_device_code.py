@@ -169,7 +169,7 @@ def test_no_word_of_the_heap_or_floating_point(projects: Projects) -> None:
     words = re.compile(r"\b(malloc|calloc|realloc|free|alloca|float|double)\b")
     for folders in projects.values():
         for folder in folders.values():
-            for file in [*folder.glob("src/*"), *folder.glob("include/*")]:
+            for file in [*folder.glob("src/**/*.[ch]"), *folder.glob("include/*")]:
                 code = re.sub(r"/\*.*?\*/|//[^\n]*", "", file.read_text(), flags=re.DOTALL)
                 assert not words.search(code), file
                 tables = re.findall(r"^(?:static )?(?:const )?u?int\d+_t \w+\[\d+\].*$", code, re.MULTILINE)
@@ -178,7 +178,7 @@ def test_no_word_of_the_heap_or_floating_point(projects: Projects) -> None:
 
 def test_only_headers_of_c99(projects: Projects) -> None:
     for folder in projects["families"].values():
-        for file in [*folder.glob("src/*"), *folder.glob("include/*")]:
+        for file in [*folder.glob("src/**/*.[ch]"), *folder.glob("include/*")]:
             includes = set(re.findall(r"#include <(\S+)>", file.read_text()))
             assert includes <= {"stdint.h", "string.h"}, file
 

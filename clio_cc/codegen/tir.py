@@ -228,6 +228,13 @@ def window(
     return origin + first * dilation, first, T.max(0, beyond - first)
 
 
+def tiles(extent: int, tile: int) -> list[tuple[int, int, int]]:
+    """Cut `extent` into (start, tiles, tile): whole tiles, then what is left as one smaller tile."""
+    whole = extent // tile
+    parts = [(0, whole, tile), (whole * tile, 1, extent - whole * tile)]
+    return [part for part in parts if part[1] and part[2]]
+
+
 def segments(
     outputs: int, taps: int, stride: int, dilation: int, pad: int, size: int
 ) -> list[tuple[int, int]]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy.typing as npt
 
+from clio_cc.operators.schedule import Schedule
 from clio_cc.qformat import Int8Array
 
 
@@ -79,6 +80,11 @@ class Operator(ABC):
     def macs(self) -> int:
         """Multiply-accumulates of one run."""
         return 0
+
+    @property
+    def schedules(self) -> tuple[Schedule, ...]:
+        """Ways to compute it that may be chosen from, the default first; none where there is only one."""
+        return ()
 
     @property
     def scratch_bytes(self) -> int:

@@ -1,29 +1,36 @@
-"""Conv and Gemm: int8 × int8 sums in int32, bias, requantize. A Gemm is a 1×1 Conv over one pixel.
-
-Two kernels. *Matmul* (everything but depthwise): the receptive fields of a tile of pixels are gathered into
-an int16 buffer (widened once, zeros for the padding), then a register-tiled micro-kernel multiplies them with
-a tile of output channels. *Depthwise*: a micro-kernel sums the window of four channels of one pixel.
-
-The matmul's buffers are laid out in blocks of four lanes, so that SXTB16, which takes bytes 0 and 2 of a
-word, finds its operands without a shuffle: weights as they are (``[..., 2, 2]``), activations with the last
-two axes exchanged. Blocks of one tile lie side by side, so that one pointer walks through all its weights and
-one through all its pixels.
+"""Conv and Gemm: int8 × int8 sums in int32, bias, requantize. A Gemm is a 1×1 Conv over one pixel. What
+computes it is a kernel of one of `FAMILIES`, by one of its schedules.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from clio_cc.operators import depthwise, matmul
 from clio_cc.operators.base import Kernel, Operator
+from clio_cc.operators.schedule import Schedule
 from clio_cc.qformat import FloatArray, Int8Array, IntArray, Requantize, check_accumulator
 
-# Pixels × output channels of the matmul micro-kernel: the most that a Cortex-M's registers hold.
-TILE = (3, 2)
+
+class Family(Protocol):
+    """A module with kernels for some Convs."""
+
+    def schedules(self, op: Conv) -> tuple[Schedule, ...]:
+        """Return the ways to compute `op`, the default first; none where the family does not fit it."""
+
+    def scratch_bytes(self, op: Conv, schedule: Schedule) -> int:
+        """Return the kernel's working memory; memory is planned many times, so without packing weights."""
+
+    def kernel(self, op: Conv, schedule: Schedule) -> Kernel:
+        """Return the kernel of one of `schedules`."""
+
+
+FAMILIES: dict[str, Family] = {"matmul": matmul, "depthwise": depthwise}
+"""By the `kernel` of their schedules; of several that fit a Conv the first has the default."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -38,6 +45,7 @@ class Conv(Operator):
         dilation: Rows, columns.
         pads: Top, left, bottom, right; padding is zero.
         groups: Channel groups.
+        schedule: One of `schedules`; None for the default.
 
     Raises:
         OverflowError: the accumulator could leave int32 for some int8 input.
@@ -50,6 +58,7 @@ class Conv(Operator):
     dilation: tuple[int, int] = (1, 1)
     pads: tuple[int, int, int, int] = (0, 0, 0, 0)
     groups: int = 1
+    schedule: Schedule | None = None
 
     def __post_init__(self) -> None:
         check_accumulator(self.accumulator_bound(), self.name)
@@ -143,112 +152,20 @@ class Conv(Operator):
         return np.concatenate(parts, axis=-1)
 
     @property
+    def schedules(self) -> tuple[Schedule, ...]:
+        return tuple(schedule for family in FAMILIES.values() for schedule in family.schedules(self))
+
+    @property
+    def _scheduled(self) -> Schedule:
+        return self.schedule or self.schedules[0]
+
+    @property
     def scratch_bytes(self) -> int:
-        runs = runs_of(self)  # without packing weights: memory is planned many times
-        return 0 if self.depthwise else matmul_tile(self)[0] * runs.count * runs.lanes * 2
+        return FAMILIES[self._scheduled.kernel].scratch_bytes(self, self._scheduled)
 
     def kernel(self) -> Kernel:
-        return _depthwise_kernel(self) if self.depthwise else _matmul_kernel(self)
+        return FAMILIES[self._scheduled.kernel].kernel(self, self._scheduled)
 
 
 def _as_image(shape: tuple[int, ...]) -> tuple[int, int, int]:
     return (shape[0], shape[1], shape[2]) if len(shape) == 3 else (1, 1, int(np.prod(shape)))
-
-
-def epilogue_tables(requantize: Requantize, bias: IntArray) -> tuple[tuple[str, Any], ...]:
-    """The per-channel tables of a requantization: bias and rounding constant, multiplier, shift."""
-    tables: list[tuple[str, Any]] = [("bias", (bias + requantize.rounding).astype(np.int32))]
-    if requantize.multiplier is not None:
-        tables.append(("multiplier", requantize.multiplier.astype(np.int32)))
-    tables.append(("shift", requantize.shift.astype(np.int8)))
-    return tuple(tables)
-
-
-@dataclass(frozen=True)
-class Runs:
-    """How a receptive field is cut into runs of contiguous bytes, each padded to whole blocks of four lanes.
-
-    A run is a whole filter row (all channels) where its pixels lie side by side, else one tap of one group.
-    """
-
-    count: int
-    per_row: int
-    pixels: int
-    channels: int
-
-    @property
-    def lanes(self) -> int:
-        """Lanes of one run, a multiple of 4."""
-        return -(-self.pixels * self.channels // 4) * 4
-
-
-def runs_of(op: Conv) -> Runs:
-    """Return the runs of one receptive field of one group."""
-    _, kh, kw, cin = op.weight.shape
-    if op.groups == 1 and (op.dilation[1] == 1 or kw == 1):
-        return Runs(kh, 1, kw, cin)
-    return Runs(kh * kw, kw, 1, cin)
-
-
-def matmul_tile(op: Conv) -> tuple[int, int]:
-    """Return the pixels and output channels that the matmul computes together."""
-    out_h, out_w, cout = op.image_out
-    pixels = out_h * out_w if op.weight.shape[1:3] == (1, 1) else out_w
-    return min(TILE[0], pixels), min(TILE[1], cout // op.groups)
-
-
-def pack_weights(op: Conv) -> Int8Array:
-    """Return the weights as the matmul reads them: int8 ``[groups, tiles, k/4, channels of a tile, 2, 2]``.
-
-    Zeros fill runs up to whole blocks and the last tile of a group.
-    """
-    runs, channels = runs_of(op), matmul_tile(op)[1]
-    per_group = len(op.weight) // op.groups
-    rows = op.weight.reshape(op.groups, per_group, runs.count, runs.pixels * runs.channels)
-    padded = np.pad(rows, ((0, 0), (0, -per_group % channels), (0, 0), (0, runs.lanes - rows.shape[3])))
-    tiles = padded.reshape(op.groups, -1, channels, runs.count * runs.lanes // 4, 2, 2)
-    return np.ascontiguousarray(tiles.transpose(0, 1, 3, 2, 4, 5))
-
-
-def pack_depthwise_weights(op: Conv) -> npt.NDArray[np.int16]:
-    """Return the weights as the depthwise kernel reads them: int16 ``[channels/4, kh, kw, 4]`` in lane order.
-
-    Two bytes a weight: they are few, and their widening would be a quarter of the instructions.
-    """
-    taps = op.weight[..., 0].transpose(1, 2, 0)
-    padded = np.pad(taps, ((0, 0), (0, 0), (0, -len(op.weight) % 4))).astype(np.int16)
-    blocks = padded.reshape(*padded.shape[:2], -1, 4)[..., [0, 2, 1, 3]]
-    return np.ascontiguousarray(blocks.transpose(2, 0, 1, 3))
-
-
-def _matmul_kernel(op: Conv) -> Kernel:
-    runs, requantize, tile = runs_of(op), op.requantize, matmul_tile(op)
-    wide = requantize.multiplier is not None
-    key = (
-        "matmul", op.image_in, op.image_out, op.weight.shape[1:], op.stride, op.dilation, op.pads, op.groups,
-        (requantize.lo, requantize.hi, wide), tile,
-    )  # fmt: skip
-
-    def build() -> Any:
-        from clio_cc.operators import conv_tir
-
-        return conv_tir.matmul(op, runs, tile)
-
-    tables = (("weight", pack_weights(op)), *epilogue_tables(requantize, op.bias))
-    return Kernel(key, build, tables, op.scratch_bytes)
-
-
-def _depthwise_kernel(op: Conv) -> Kernel:
-    requantize = op.requantize
-    key = (
-        "depthwise", op.image_in, op.image_out, op.weight.shape[1:3], op.stride, op.dilation, op.pads,
-        (requantize.lo, requantize.hi, requantize.multiplier is not None),
-    )  # fmt: skip
-
-    def build() -> Any:
-        from clio_cc.operators import conv_tir
-
-        return conv_tir.depthwise(op)
-
-    tables = (("weight", pack_depthwise_weights(op)), *epilogue_tables(requantize, op.bias))
-    return Kernel(key, build, tables)

@@ -1,6 +1,6 @@
 /* Micro-kernels: for Arm's DSP extension where the compiler has it, else in portable C (the host). Both give the same results. */
 #if defined(__ARM_FEATURE_DSP)
-#include "clio_micro_dsp.h"
+#include "dsp/clio_micro.h"
 #else
-#include "clio_micro_portable.h"
+#include "portable/clio_micro.h"
 #endif

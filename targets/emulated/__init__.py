@@ -30,10 +30,12 @@ BARE_METAL_FILES = (
     ("semihosting.c", "runtime/semihosting.c"),
 )
 CORTEX_M_FILES = (*BARE_METAL_FILES, ("startup.c", "cortex_m/startup.c"))
+_HEADERS = ("clio_micro.h", "clio_matmul.h", "clio_depthwise.h")
+PORTABLE_MICRO_KERNELS = tuple((f"src/{name}", f"portable/{name}") for name in _HEADERS)
 CORTEX_M_MICRO_KERNELS = (
     ("src/clio_micro.h", "cortex_m/clio_micro_select.h"),
-    ("src/clio_micro_dsp.h", "cortex_m/clio_micro.h"),
-    ("src/clio_micro_portable.h", "portable/clio_micro.h"),
+    *((f"src/dsp/{name}", f"cortex_m/{name}") for name in _HEADERS),
+    *((f"src/portable/{name}", f"portable/{name}") for name in _HEADERS),
 )
 _CMSDK = ("counter_cmsdk.h", "cortex_m/counter_cmsdk.h")
 

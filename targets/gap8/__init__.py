@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from clio_cc.targets.emulated import VIRT_RV32
+from clio_cc.targets.emulated import PORTABLE_MICRO_KERNELS, VIRT_RV32
 from clio_cc.targets.facts import Figure, Target
 
 GAP8 = Target(
@@ -27,7 +27,7 @@ GAP8 = Target(
     ),
     # The generated code is for the fabric controller alone; the paper's 525 MMAC/s were reached by all eight cores.
     device_time="model",
-    micro_kernels=(("src/clio_micro.h", "portable/clio_micro.h"),),
+    micro_kernels=PORTABLE_MICRO_KERNELS,
     emulated=VIRT_RV32,
     files=(
         ("boards/gap8/Makefile", "gap8/Makefile"),

@@ -1,4 +1,4 @@
-"""TIR of Conv: the two kernels that operators/conv.py describes. Imports TVM."""
+"""TIR of the matmul that operators/matmul.py describes. Imports TVM."""
 
 from __future__ import annotations
 
@@ -11,27 +11,11 @@ from tvm.s_tir import Schedule, TensorIntrin
 from tvm.script.ir_builder import tirx as T
 
 from clio_cc.codegen import tir
+from clio_cc.operators import epilogue_tir
 
 if TYPE_CHECKING:
-    from clio_cc.operators.conv import Conv, Runs
-
-
-def _epilogue_parameters(op: Conv, channels: int) -> list[tuple[tuple[int, ...], str]]:
-    multiplier = [((channels,), "int32")] if op.requantize.multiplier is not None else []
-    return [((channels,), "int32"), *multiplier, ((channels,), "int8")]
-
-
-def _requantized(op: Conv, acc: Any, tables: list[Any], channel: Any) -> Any:
-    """`tables` are the epilogue's parameters: bias, the multiplier if there is one, shift."""
-    multiplier = tables[1][channel] if len(tables) == 3 else None
-    return tir.rescaled(acc, tir.int32(tables[-1][channel]), multiplier, op.requantize.lo, op.requantize.hi)
-
-
-def _split(extent: int, tile: int) -> list[tuple[int, int, int]]:
-    """Cut `extent` into (start, tiles, tile): whole tiles, then what is left as one smaller tile."""
-    whole = extent // tile
-    parts = [(0, whole, tile), (whole * tile, 1, extent - whole * tile)]
-    return [part for part in parts if part[1] and part[2]]
+    from clio_cc.operators.conv import Conv
+    from clio_cc.operators.matmul import Runs
 
 
 @cache
@@ -113,19 +97,19 @@ def matmul(op: Conv, runs: Runs, tile: tuple[int, int]) -> Any:
     with tir.prim_func(
         ((image.height * image.width * image.channels,), "int8"),
         ((op.groups, -(-per_group // tile[1]), blocks, tile[1], 2, 2), "int8"),
-        *_epilogue_parameters(op, cout),
+        *epilogue_tir.parameters(op, cout),
         ((blocks, tile[0], 2, 2), "int16"),
         ((image.out_h * image.out_w * cout,), "int8"),
     ) as f:
         x, weight, *epilogue, columns, y = f.arguments
         tensorized: list[tuple[str, tuple[int, int, int]]] = []
         with tir.loop(image.out_h) as row:
-            for first_pixel, pixel_tiles, pixels in _split(image.out_w, tile[0]):
+            for first_pixel, pixel_tiles, pixels in tir.tiles(image.out_w, tile[0]):
                 with tir.loop(pixel_tiles) as pixel_tile, tir.loop(op.groups) as group:
                     column = first_pixel + pixel_tile * pixels
                     for i in range(pixels):
                         _gather(op, image, runs, x, columns, (row, column + i), i, group)
-                    for first_channel, channel_tiles, channels in _split(per_group, tile[1]):
+                    for first_channel, channel_tiles, channels in tir.tiles(per_group, tile[1]):
                         with tir.loop(channel_tiles) as channel_tile:
                             name = f"matmul{len(tensorized)}"
                             where = ChannelTile(
@@ -133,9 +117,11 @@ def matmul(op: Conv, runs: Runs, tile: tuple[int, int]) -> Any:
                             )
                             channel = group * per_group + first_channel + channel_tile * channels
                             acc = T.sblock_alloc_buffer((pixels, tile[1]), "int32")
-                            _start(acc, epilogue[0], channel, channels)
+                            epilogue_tir.start(acc, epilogue[0], channel, channels)
                             _multiply(acc, columns, weight, (pixels, tile[1], blocks), where.axes, name)
-                            _finish(op, acc, epilogue, channel, channels, y, row * image.out_w + column)
+                            epilogue_tir.finish(
+                                op, acc, epilogue, channel, channels, y, row * image.out_w + column
+                            )
                             tensorized.append((name, (pixels, tile[1], blocks)))
     schedule = Schedule(f.func)
     for name, shape in tensorized:
@@ -180,30 +166,6 @@ class ChannelTile:
         return group, self.first + tile
 
 
-def _start(acc: Any, bias: Any, channel: Any, channels: int) -> None:
-    pixels, width = acc.shape
-    with T.sblock("bias"):
-        for p in range(int(pixels)):
-            for c in range(int(width)):
-                tir.store(acc, bias[channel + c] if c < channels else 0, p, c)
-
-
-def _finish(op: Conv, acc: Any, epilogue: list[Any], channel: Any, channels: int, y: Any, pixel: Any) -> None:
-    # All values first, then all stores: a store of bytes may change any table as far as the C compiler knows.
-    pixels, cout = int(acc.shape[0]), op.image_out[2]
-    with T.sblock("requantize"):
-        for c in range(channels):
-            for p in range(pixels):
-                tir.store(acc, _requantized(op, acc[p, c], epilogue, channel + c), p, c)
-        for p in range(pixels):
-            first = (pixel + p) * cout + channel
-            if channels == 4:
-                tir.call("clio_store_4", tir.at(y, first), *(acc[p, c] for c in range(4)))
-                continue
-            for c in range(channels):
-                tir.store(y, tir.int8(acc[p, c]), first + c)
-
-
 def _gather(
     op: Conv, image: Image, runs: Runs, x: Any, columns: Any, position: tuple[Any, Any], slot: int, group: Any
 ) -> None:
@@ -244,39 +206,3 @@ def _gather(
             offset = source + (x0 + (tap_column - first_column) * dw) * image.channels
             inside = tir.both(row_inside, tir.inside(tap_column, first_column, pixels))
             tir.either(inside, lambda: copy(offset), lambda: copy_padded(0, 0, 0))
-
-
-def depthwise(op: Conv) -> Any:
-    """Return the PrimFunc: x, weight, bias[, multiplier], shift, y.
-
-    Weights as :func:`clio_cc.operators.conv.pack_depthwise_weights` has them.
-    """
-    height, width, channels = op.image_in
-    out_h, out_w, _ = op.image_out
-    _, kh, kw, _ = op.weight.shape
-    (sh, sw), (dh, dw), (top, left, _, _) = op.stride, op.dilation, op.pads
-    with tir.prim_func(
-        ((height * width * channels,), "int8"),
-        (((channels + 3) // 4, kh, kw, 4), "int16"),
-        *_epilogue_parameters(op, channels),
-        ((out_h * out_w * channels,), "int8"),
-    ) as f:
-        x, weight, *epilogue, y = f.arguments
-        with tir.loop(out_h) as row:
-            y0, first_row, rows = tir.window(row, out_h, kh, sh, dh, top, height)
-            for first, tiles, tile in _split(channels, 4):
-                with tir.loop(tiles) as channel_tile:
-                    channel = first + channel_tile * tile
-                    for start, count in tir.segments(out_w, kw, sw, dw, left, width):
-                        with tir.loop(count, start) as column:
-                            x0, first_column, columns = tir.window(column, out_w, kw, sw, dw, left, width)
-                            acc = T.sblock_alloc_buffer((1, tile), "int32")
-                            _start(acc, epilogue[0], channel, tile)
-                            with T.sblock("depthwise"):
-                                source = tir.at(x, (y0 * width + x0) * channels + channel)
-                                taps = tir.at(weight, first // 4 + channel_tile, first_row, first_column, 0)
-                                strides = (dh * width * channels, dw * channels, kw * 4)
-                                name = f"clio_depthwise_{tile}"
-                                tir.call(name, tir.at(acc, 0, 0), source, taps, rows, columns, *strides)
-                            _finish(op, acc, epilogue, channel, tile, y, row * out_w + column)
-    return f.func

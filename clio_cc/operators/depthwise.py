@@ -1,0 +1,54 @@
+"""The depthwise kernel of Conv: a micro-kernel sums the window of four channels of one pixel."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from clio_cc.operators.base import Kernel
+from clio_cc.operators.epilogue import code_key, epilogue_tables
+from clio_cc.operators.schedule import Schedule
+
+if TYPE_CHECKING:
+    from clio_cc.operators.conv import Conv
+
+
+def schedules(op: Conv) -> tuple[Schedule, ...]:
+    """Return the ways to compute `op`, the default first."""
+    if not op.depthwise:
+        return ()
+    return (Schedule("depthwise", (1, min(4, len(op.weight)))),)
+
+
+def scratch_bytes(op: Conv, schedule: Schedule) -> int:  # noqa: ARG001
+    """Nothing is copied."""
+    return 0
+
+
+def pack_weights(op: Conv) -> npt.NDArray[np.int16]:
+    """Return the weights as the kernel reads them: int16 ``[channels/4, kh, kw, 4]`` in lane order.
+
+    Two bytes a weight: they are few, and their widening would be a quarter of the instructions.
+    """
+    taps = op.weight[..., 0].transpose(1, 2, 0)
+    padded = np.pad(taps, ((0, 0), (0, 0), (0, -len(op.weight) % 4))).astype(np.int16)
+    blocks = padded.reshape(*padded.shape[:2], -1, 4)[..., [0, 2, 1, 3]]
+    return np.ascontiguousarray(blocks.transpose(2, 0, 1, 3))
+
+
+def kernel(op: Conv, schedule: Schedule) -> Kernel:
+    """Return the kernel: x, weight, bias[, multiplier], shift, y."""
+    key = (
+        "depthwise", op.image_in, op.image_out, op.weight.shape[1:3], op.stride, op.dilation, op.pads,
+        code_key(op.requantize), schedule,
+    )  # fmt: skip
+
+    def build() -> Any:
+        from clio_cc.operators import depthwise_tir
+
+        return depthwise_tir.depthwise(op)
+
+    tables = (("weight", pack_weights(op)), *epilogue_tables(op.requantize, op.bias))
+    return Kernel(key, build, tables)
