@@ -1,142 +1,114 @@
 """Executed instructions, RAM and flash of the device code, per network and board, against CMSIS-NN.
 
-    python benchmarks/device_instructions.py [--per-layer] [--json] [--net NAME …] [--out FILE]
+    python benchmarks/device_instructions.py [--per-layer] [--json] [--net NAME …] [--board NAME …] [--out FILE] [--readme]
 
 Counted on the emulated boards (``qemu-system-arm -icount``): exact to one instruction, repeatable; not cycles.
-The networks lie beside the repository (../shared/data); without them only the repository's example is measured. Softmax
-is left out, as in the figures compared with.
+Every network is measured in three ways: as `compile` makes it (``latency``), with ``--optimize ram``, and ``untuned``, every
+operator with its default schedule. CMSIS-NN's figures, layer by layer, are in cmsis_nn.json. The networks lie beside the
+repository (../shared/data); without them only the repository's example is measured. Softmax is left out, as in the figures
+compared with. ``--readme`` writes the tables into README.md and the JSON into device_instructions.json.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+from networks import ROOT, Net, available, program_of
+from rich.console import Console
+from rich.progress import track
 
 from clio_cc import execution, memory
-from clio_cc.arena import plan_arena
-from clio_cc.calibrate import load_samples
+from clio_cc.arena import Arena, plan_arena
 from clio_cc.codegen.model import device_sources, vectors_source
-from clio_cc.compiler import front_end
-from clio_cc.lower import lower
-from clio_cc.partition import partition_points
+from clio_cc.operators.base import Operator
+from clio_cc.operators.conv import Conv
 from clio_cc.program import Program
 from clio_cc.project import device_glue, project_files
-from clio_cc.quantize import quantize_model
+from clio_cc.scheduling import choose_schedules
 from clio_cc.targets import TARGETS, Target
 
-ROOT = Path(__file__).resolve().parent.parent
-SHARED = ROOT.parent / "shared"
 BOARDS = {"stm32f7": "m7", "nrf5340": "m33", "gap8": "rv32"}
+WAYS = ("latency", "ram", "untuned")
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "device_instructions.json"
+BEGIN, END = "<!-- device_instructions.py: {} -->", "<!-- end -->"
 
 
 @dataclass(frozen=True)
-class Net:
-    """A network to measure: `shape` of the tensor to stop at ('' for the whole without its softmax)."""
+class Layer:
+    """One operator; `cmsis_nn` is None where nothing is compared."""
 
     name: str
-    path: Path
-    shape: tuple[int, ...] = ()
-    fill: bool = False
-
-
-MODELS, STRUCTURES = SHARED / "data/models", SHARED / "data/models_structure"
-NETS = (
-    Net("digits", ROOT / "examples/digits/digits.onnx"),
-    Net("resnet8", MODELS / "resnet8_cifar10.onnx"),
-    Net("dscnn", MODELS / "dscnn_kws.onnx"),
-    Net("vww", MODELS / "mobilenetv1_025_vww96.onnx"),
-    Net("mbv2_32", STRUCTURES / "mobilenetv2_cifar_bn_op13.onnx", (8, 8, 64), True),
-    Net("mbv2_96", MODELS / "mobilenetv2_imagenette96.onnx", (6, 6, 64)),
-)
-
-# CMSIS-NN 99f736a with its best flags, gcc 12.2 -O3, counted on the same emulated boards in the same way.
-CMSIS_NN = {
-    ("resnet8", "m7"): 29.57e6, ("resnet8", "m33"): 29.62e6, ("dscnn", "m7"): 7.72e6, ("dscnn", "m33"): 7.77e6,
-    ("vww", "m7"): 24.37e6, ("vww", "m33"): 24.44e6, ("mbv2_32", "m7"): 101.16e6, ("mbv2_32", "m33"): 101.62e6,
-    ("mbv2_96", "m7"): 79.97e6, ("mbv2_96", "m33"): 80.26e6,
-}  # fmt: skip
+    kind: str
+    shape: tuple[int, ...]
+    schedule: str
+    macs: int
+    instructions: int
+    cmsis_nn: int | None
 
 
 @dataclass(frozen=True)
 class Row:
-    """One network on one board."""
+    """One network on one board, in one way."""
 
     net: str
     board: str
+    way: str
     instructions: int
     macs: int
     per_mac: float
     ratio_to_cmsis_nn: float | None
+    arena_bytes: int
+    arena_to_anchor: float | None
     ram_bytes: int | None
     flash_bytes: int | None
-    layers: tuple[dict[str, Any], ...] = ()
+    code_bytes: int | None
+    layers: tuple[Layer, ...] = ()
 
 
-def program_of(net: Net, folder: Path) -> Program:
-    """Quantize a network on seeded inputs: the numbers do not change what is executed."""
-    path = net.path
-    if net.fill:
-        path = folder / f"{net.name}.onnx"
-        subprocess.run([sys.executable, SHARED / "tools/fill_weights.py", net.path, path], check=True)
-    graph = front_end(path)
-    network = lower(graph, _cut(graph, net))
-    return quantize_model(graph, network, load_samples(graph, None).take(8)).program
+@cache
+def cmsis_nn() -> Mapping[str, Any]:
+    """Net → arena and layers."""
+    found: Mapping[str, Any] = json.loads((HERE / "cmsis_nn.json").read_text())["nets"]
+    return found
 
 
-class Stop(NamedTuple):
-    """A tensor to stop at."""
-
-    name: str
-    tensor: str
-
-
-def _cut(graph: Any, net: Net) -> list[Stop]:
-    """Where to stop: the last tensor of the wanted shape that is a partition point, or what the softmax reads."""
-    if not net.shape:
-        last = graph.graph.outputs[0].producer()
-        return [Stop("logits", str(last.inputs[0].name))] if last.op_type == "Softmax" else []
-    height, width, channels = net.shape
-    points = [p for p in partition_points(graph) if p.shape == (1, channels, height, width)]
-    return [Stop(points[0].name, points[0].tensor)]
+def compiled(program: Program, target: Target, way: str) -> Program:
+    """Return the program as `compile` would build it for a board with room enough."""
+    if way == "untuned":
+        return program
+    return choose_schedules(program, target, way)
 
 
-def measure(net: Net, folder: Path) -> Iterator[Row]:
-    """Yield a row per board."""
-    program = program_of(net, folder)
-    arena = plan_arena(program)
-    inputs = [np.zeros((1, *tensor.shape), np.int8) for tensor in program.inputs]
-    for batch, tensor in zip(inputs, program.inputs, strict=True):
-        batch[:] = np.random.default_rng(0).integers(-128, 128, (1, *tensor.shape))
+def measure(net: Net, targets: Sequence[Target], folder: Path) -> Iterator[Row]:
+    """Yield a row per board and way."""
+    quantized = program_of(net, folder)
+    for target in targets:
+        for way in WAYS:
+            program = compiled(quantized, target, way)
+            yield _measure_on(net, program, plan_arena(program), target, way, folder / target.name / way)
+
+
+def _measure_on(net: Net, program: Program, arena: Arena, target: Target, way: str, folder: Path) -> Row:
+    rng = np.random.default_rng(0)
+    inputs = [rng.integers(-128, 128, (1, *tensor.shape)).astype(np.int8) for tensor in program.inputs]
     sources = device_sources(program, arena, "Benchmark.")
     sources["test/clio_vectors.c"] = vectors_source(program, inputs, "Benchmark.")
-    for target in TARGETS:
-        yield _measure_on(net, program, sources, arena.bytes, target, inputs, folder / net.name / target.name)
-
-
-def _measure_on(
-    net: Net,
-    program: Program,
-    sources: dict[str, str],
-    arena_bytes: int,
-    target: Target,
-    inputs: list[Any],
-    folder: Path,
-) -> Row:
-    footprint = memory.measure(sources, target, arena_bytes, memory.table_bytes(program))
+    tables = memory.table_bytes(program)
+    footprint = memory.measure(sources, target, arena.bytes, tables)
     glue = device_glue(
         target,
         model=net.name,
         tool="benchmark",
-        arena_bytes=arena_bytes,
+        arena_bytes=arena.bytes,
         stack_bytes=footprint.stack_bytes or 4096,
     )
     project_files(sources, glue).write(folder / "device")
@@ -146,49 +118,166 @@ def _measure_on(
     if result.first_mismatch is not None:
         raise SystemExit(f"{net.name}: {result.first_mismatch}")
     total, board = sum(result.instructions), BOARDS[target.name]
-    reference = CMSIS_NN.get((net.name, board))
+    layers = _layers(program, result.instructions, net.name, board)
+    known = cmsis_nn().get(net.name)
+    reference = sum(layer[board] for layer in known["layers"]) if known and board != "rv32" else None
+    flash = footprint.flash_bytes
     return Row(
         net.name,
         board,
+        way,
         total,
         program.macs,
         round(total / program.macs, 3),
         None if reference is None else round(total / reference, 3),
+        arena.bytes,
+        None if known is None else round(arena.bytes / known["arena_bytes"], 3),
         footprint.ram_bytes,
-        footprint.flash_bytes,
-        tuple(
-            {
-                "name": op.name,
-                "kind": op.kind,
-                "shape": list(op.output.shape),
-                "macs": op.macs,
-                "instructions": count,
-            }
-            for op, count in zip(program.operators, result.instructions, strict=True)
-        ),
+        flash,
+        None if flash is None else flash - tables,
+        layers,
     )
 
 
-def _print_rows(rows: list[Row], per_layer: bool) -> None:
-    print(
-        "| net | board | instructions | per MAC | ratio to CMSIS-NN | RAM B | flash B |\n|---|---|---|---|---|---|---|"
-    )
+def _layers(program: Program, counts: Sequence[int], net: str, board: str) -> tuple[Layer, ...]:
+    """Operators beside CMSIS-NN's layers of the same work, in order; a band of rows is compared with its share."""
+    open_layers = [] if board == "rv32" or net not in cmsis_nn() else list(cmsis_nn()[net]["layers"])
+    found = []
+    for op, count in zip(program.operators, counts, strict=True):
+        same = next((each for each in open_layers if _same(op, each)), None)
+        if same is not None:
+            open_layers.remove(same)
+        schedule = str(op.schedule or op.schedules[0]) if isinstance(op, Conv) else ""
+        reference = None if same is None else int(same[board])
+        found.append(Layer(op.name, kind_of(op), op.output.shape, schedule, op.macs, count, reference))
+    return tuple(found)
+
+
+def _same(op: Operator, layer: Mapping[str, Any]) -> bool:
+    shape = tuple(layer["output"])
+    output = op.output.shape if len(op.output.shape) == 3 else (1, 1, *op.output.shape)
+    computes = op.macs > 0 or op.kind.startswith(("Add", "GlobalAveragePool", "AveragePool"))
+    return computes and output == shape and op.macs == layer["macs"]
+
+
+def kind_of(op: Operator) -> str:
+    """Return the kind of layer that is compared."""
+    if not isinstance(op, Conv):
+        return op.kind.split("+")[0]
+    if len(op.output.shape) == 1:
+        return "fully connected"
+    window = f"{op.weight.shape[1]}x{op.weight.shape[2]}"
+    if op.depthwise:
+        return f"depthwise {window}"
+    return f"first {window}" if op.image_in[2] <= 4 else f"conv {window}"
+
+
+def instructions_table(rows: Sequence[Row]) -> list[str]:
+    """The rows of way `latency`, as lines of Markdown, with the untuned figure beside."""
+    untuned = {(row.net, row.board): row for row in rows if row.way == "untuned"}
+    lines = [
+        "| net | board | instructions | per MAC | ratio to CMSIS-NN | untuned | gain | RAM B | flash B | of it code B |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
     for row in rows:
+        if row.way != "latency":
+            continue
         ratio = "" if row.ratio_to_cmsis_nn is None else f"{row.ratio_to_cmsis_nn:.2f}"
-        print(
-            f"| {row.net} | {row.board} | {row.instructions:,} | {row.per_mac:.2f} | {ratio} "
-            f"| {row.ram_bytes:,} | {row.flash_bytes:,} |"
+        before = untuned[row.net, row.board].instructions
+        lines.append(
+            f"| {row.net} | {row.board} | {row.instructions:,} | {row.per_mac:.2f} | {ratio} | {before:,} "
+            f"| {100 * (1 - row.instructions / before):.1f} % "
+            f"| {row.ram_bytes:,} | {row.flash_bytes:,} | {row.code_bytes:,} |"
         )
-    for row in rows if per_layer else []:
-        print(f"\n**{row.net} on {row.board}**\n")
-        print("| operator | kind | output | MACs | instructions | per MAC |\n|---|---|---|---|---|---|")
+    return lines
+
+
+def memory_table(rows: Sequence[Row]) -> list[str]:
+    """Arenas of both modes beside the sum of live tensors, as lines of Markdown."""
+    lines = [
+        "| net | board | live tensors B | arena, `latency` B | ratio | arena, `ram` B | ratio | MACs | instructions |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    small = {(row.net, row.board): row for row in rows if row.way == "ram"}
+    for row in rows:
+        known = cmsis_nn().get(row.net)
+        if row.way != "latency" or row.board == "rv32" or known is None:
+            continue
+        ram = small[row.net, row.board]
+        lines.append(
+            f"| {row.net} | {row.board} | {known['arena_bytes']:,} | {row.arena_bytes:,} | {row.arena_to_anchor:.2f} "
+            f"| {ram.arena_bytes:,} | {ram.arena_to_anchor:.2f} | {100 * (ram.macs / row.macs - 1):+.1f} % "
+            f"| {100 * (ram.instructions / row.instructions - 1):+.1f} % |"
+        )
+    return lines
+
+
+def kinds_table(rows: Sequence[Row]) -> list[str]:
+    """For every kind of layer the instructions beside CMSIS-NN's, all networks together, and the worst layer."""
+    lines = [
+        "| kind of layer | board | layers | instructions | CMSIS-NN | ratio | worst layer's ratio |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    found: dict[tuple[str, str], list[Layer]] = {}
+    for row in rows:
+        for layer in row.layers if row.way == "latency" else ():
+            if layer.cmsis_nn is not None:
+                found.setdefault((layer.kind, row.board), []).append(layer)
+    for (kind, board), layers in sorted(found.items()):
+        ours, theirs = sum(each.instructions for each in layers), sum(each.cmsis_nn or 0 for each in layers)
+        worst = max(each.instructions / (each.cmsis_nn or 1) for each in layers)
+        lines.append(
+            f"| {kind} | {board} | {len(layers)} | {ours:,} | {theirs:,} | {ours / theirs:.2f} | {worst:.2f} |"
+        )
+    return lines
+
+
+def layers_tables(rows: Sequence[Row]) -> list[str]:
+    """Every operator of every row of way `latency`."""
+    lines = []
+    for row in rows:
+        if row.way != "latency":
+            continue
+        lines += [
+            f"\n**{row.net} on {row.board}**\n",
+            "| operator | kind | output | schedule | MACs | instructions | per MAC | ratio to CMSIS-NN |",
+            "|---|---|---|---|---|---|---|---|",
+        ]
         for layer in row.layers:
-            per_mac = f"{layer['instructions'] / layer['macs']:.2f}" if layer["macs"] else ""
-            shape = "x".join(map(str, layer["shape"]))
-            name = layer["name"].split(";")[0]
-            print(
-                f"| {name} | {layer['kind']} | {shape} | {layer['macs']:,} | {layer['instructions']:,} | {per_mac} |"
+            per_mac = f"{layer.instructions / layer.macs:.2f}" if layer.macs else ""
+            ratio = "" if layer.cmsis_nn is None else f"{layer.instructions / layer.cmsis_nn:.2f}"
+            lines.append(
+                f"| {layer.name.split(';')[0]} | {layer.kind} | {'x'.join(map(str, layer.shape))} | {layer.schedule} "
+                f"| {layer.macs:,} | {layer.instructions:,} | {per_mac} | {ratio} |"
             )
+    return lines
+
+
+TABLES = {"instructions": instructions_table, "kinds": kinds_table, "memory": memory_table}
+
+
+def with_tables(text: str, rows: Sequence[Row]) -> str:
+    """Return README's text with the tables of `rows` between their marks."""
+    for name, table in TABLES.items():
+        before, _, rest = text.partition(BEGIN.format(name))
+        _, _, after = rest.partition(END)
+        text = "\n".join([before + BEGIN.format(name), *table(rows), END]) + after
+    return text
+
+
+def to_json(rows: Sequence[Row], layers: bool) -> str:
+    """Return the rows as JSON."""
+    found = [{key: value for key, value in asdict(row).items() if layers or key != "layers"} for row in rows]
+    return "[\n" + ",\n".join(json.dumps(each) for each in found) + "\n]\n"
+
+
+def from_json(text: str) -> list[Row]:
+    """Return the rows of :func:`to_json` with layers."""
+    rows = []
+    for each in json.loads(text):
+        layers = tuple(Layer(**{**layer, "shape": tuple(layer["shape"])}) for layer in each.pop("layers", ()))
+        rows.append(Row(**each, layers=layers))
+    return rows
 
 
 def main() -> None:
@@ -196,27 +285,34 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--net", action="append", choices=[net.name for net in NETS])
+    parser.add_argument("--net", action="append", choices=[net.name for net in available(None)])
+    parser.add_argument("--board", action="append", choices=list(BOARDS.values()))
     parser.add_argument("--per-layer", action="store_true")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.add_argument("--out", type=Path, help="also write the JSON into this file")
+    parser.add_argument(
+        "--readme", action="store_true", help="write README's tables and the JSON beside this script"
+    )
     args = parser.parse_args()
-    rows = []
+    targets = [target for target in TARGETS if BOARDS[target.name] in (args.board or BOARDS.values())]
+    rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
-        for net in NETS:
-            if net.path.exists() and net.name in (args.net or [net.name]):
-                rows += list(measure(net, Path(folder)))
-    found = [
-        asdict(row) if args.per_layer else {k: v for k, v in asdict(row).items() if k != "layers"}
-        for row in rows
-    ]
-    text = json.dumps(found, indent=2) + "\n"
+        nets = available(args.net)
+        for net in track(nets, "measuring", console=Console(stderr=True), transient=True):
+            rows += measure(net, targets, Path(folder) / net.name)
     if args.out:
-        args.out.write_text(text)
+        args.out.write_text(to_json(rows, args.per_layer))
+    if args.readme:
+        RESULTS.write_text(to_json(rows, layers=True))
+        readme = ROOT / "README.md"
+        readme.write_text(with_tables(readme.read_text(), rows))
     if args.json:
-        print(text, end="")
-    else:
-        _print_rows(rows, args.per_layer)
+        print(to_json(rows, args.per_layer), end="")
+        return
+    for table in TABLES.values():
+        print("\n".join(table(rows)), end="\n\n")
+    if args.per_layer:
+        print("\n".join(layers_tables(rows)))
 
 
 if __name__ == "__main__":
