@@ -70,6 +70,23 @@ def stores(rng: np.random.Generator) -> Iterator[Call]:
         yield Call(text, np.full(8, 0x55, np.int8), after)
 
 
+def stores_clamped(rng: np.random.Generator) -> Iterator[Call]:
+    edges = (*INT32, -32769, -129, -128, -1, 0, 1, 96, 100, 127, 128, 255, 32768)
+    bounds = ((-128, 127), (0, 127), (0, 96), (-128, 100), (-100, 127), (-7, 90), (3, 90), (-90, -5))
+    for (lo, hi), offset in product(bounds, range(4)):
+        values = rng.choice([*edges, *rng.integers(-200, 200, 12)], 4)
+        after = np.full(8, 0x55, np.int8)
+        after[offset : offset + 4] = np.clip(values, lo, hi)
+        text = f"clio_store_4_clamped({{r}} + {offset}, {', '.join(map(literal, values))}, {lo}, {hi})"
+        yield Call(text, np.full(8, 0x55, np.int8), after)
+        word = int8s(rng, (4,), False).astype(np.int8)
+        clamped = np.clip(word, lo, hi).astype(np.int8)
+        bits = int.from_bytes(word.tobytes(), "little")
+        expected = np.frombuffer(clamped.tobytes(), np.uint32)
+        call = f"{{r}}[0] = clio_clamp_4({bits}u, {lo}, {hi})"
+        yield Call(call, np.array([0x55], np.uint32), expected)
+
+
 def in_lane_order(values: Array) -> Array:
     """Blocks of four int16 lanes, zeros up to a whole block."""
     blocks = np.pad(values.astype(np.int16), (0, -len(values) % 4)).reshape(-1, 4)
@@ -134,7 +151,7 @@ def depthwises(rng: np.random.Generator) -> Iterator[Call]:
         yield Call(text, acc.astype(np.int32), sums.astype(np.int32), (x.astype(np.int8), packed))
 
 
-FAMILIES = (clamps, mulshifts, stores, gathers, matmuls, depthwises)
+FAMILIES = (clamps, mulshifts, stores, stores_clamped, gathers, matmuls, depthwises)
 
 
 def calls() -> list[Call]:

@@ -68,12 +68,44 @@ CLIO_INLINE int32_t clio_mulshift(int32_t acc, int32_t multiplier, int32_t shift
     return (high + (int32_t)(1u << (shift - 33))) >> (shift - 32);
 }
 
-/* One word instead of four bytes. */
-CLIO_INLINE void clio_store_4(int8_t *y, int32_t a, int32_t b, int32_t c, int32_t d) {
+/* The low bytes of four values, side by side. */
+CLIO_INLINE uint32_t clio_pack_4(int32_t a, int32_t b, int32_t c, int32_t d) {
     __asm__("bfi %0, %1, #8, #8" : "+r"(a) : "r"(b));
     __asm__("bfi %0, %1, #16, #8" : "+r"(a) : "r"(c));
     __asm__("bfi %0, %1, #24, #8" : "+r"(a) : "r"(d));
-    memcpy(y, &a, sizeof a);
+    return (uint32_t)a;
+}
+
+/* One word instead of four bytes. */
+CLIO_INLINE void clio_store_4(int8_t *y, int32_t a, int32_t b, int32_t c, int32_t d) {
+    uint32_t bytes = clio_pack_4(a, b, c, d);
+    memcpy(y, &bytes, sizeof bytes);
+}
+
+/* Four compares at once set the flags by which SEL takes the bytes of one operand or the other. */
+CLIO_INLINE uint32_t clio_clamp_4(uint32_t bytes, int32_t lo, int32_t hi) {
+    uint32_t low = (uint8_t)lo * 0x01010101u, high = (uint8_t)hi * 0x01010101u, t;
+    if (hi < 127) {
+        __asm__("ssub8 %1, %2, %0\n\tsel %0, %0, %2" : "+r"(bytes), "=&r"(t) : "r"(high) : "cc");
+    }
+    if (lo > -128) {
+        __asm__("ssub8 %1, %0, %2\n\tsel %0, %0, %2" : "+r"(bytes), "=&r"(t) : "r"(low) : "cc");
+    }
+    return bytes;
+}
+
+CLIO_INLINE void clio_store_4_clamped(int8_t *y, int32_t a, int32_t b, int32_t c, int32_t d, int32_t lo,
+                                      int32_t hi) {
+    uint32_t bytes;
+    if (lo == 0) {
+        bytes = clio_pack_4(clio_saturate_relu(a), clio_saturate_relu(b), clio_saturate_relu(c),
+                            clio_saturate_relu(d));
+        lo = -128;
+    } else {
+        bytes = clio_pack_4(clio_saturate(a), clio_saturate(b), clio_saturate(c), clio_saturate(d));
+    }
+    bytes = clio_clamp_4(bytes, lo, hi);
+    memcpy(y, &bytes, sizeof bytes);
 }
 
 #include "clio_matmul.h"

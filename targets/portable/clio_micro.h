@@ -43,6 +43,21 @@ CLIO_INLINE void clio_store_4(int8_t *y, int32_t a, int32_t b, int32_t c, int32_
     y[3] = (int8_t)d;
 }
 
+/* Stores four values side by side, each clamped to [lo, hi], which is within int8. */
+CLIO_INLINE void clio_store_4_clamped(int8_t *y, int32_t a, int32_t b, int32_t c, int32_t d, int32_t lo,
+                                      int32_t hi) {
+    clio_store_4(y, clio_clamp(a, lo, hi), clio_clamp(b, lo, hi), clio_clamp(c, lo, hi), clio_clamp(d, lo, hi));
+}
+
+/* Returns four int8 values, side by side in a word, each clamped to [lo, hi], which is within int8. */
+CLIO_INLINE uint32_t clio_clamp_4(uint32_t bytes, int32_t lo, int32_t hi) {
+    int8_t v[4];
+    memcpy(v, &bytes, sizeof v);
+    clio_store_4_clamped(v, v[0], v[1], v[2], v[3], lo, hi);
+    memcpy(&bytes, v, sizeof v);
+    return bytes;
+}
+
 #include "clio_matmul.h"
 #include "clio_depthwise.h"
 
