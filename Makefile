@@ -13,7 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env demo test check tools bench lock clean
+.PHONY: help env demo test check tools bench tune lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -59,7 +59,11 @@ tools: ## Install cross compilers and emulators, or name those that are missing
 	@.ci/tools
 
 bench: env tools ## Run the benchmarks
-	@for script in benchmarks/*.py; do echo "$$script"; python "$$script" || exit 1; done
+	@for script in $(filter-out benchmarks/networks.py benchmarks/tuning.py,$(wildcard benchmarks/*.py)); do \
+	    echo "$$script"; python "$$script" || exit 1; done
+
+tune: env tools ## Measure the schedules of kernels anew, on the emulated boards (targets/*/schedules.json)
+	python benchmarks/tuning.py
 
 lock: ## Write requirements.lock anew (make lock UPGRADE=--upgrade for newer versions)
 	$(PYTHON) -m venv build/uv
