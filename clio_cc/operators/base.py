@@ -6,12 +6,14 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache, cached_property
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from clio_cc.operators.schedule import Schedule
-from clio_cc.qformat import Int8Array
+from clio_cc.qformat import Int8Array, IntArray
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,58 @@ class Kernel:
     build: Callable[[], Any]
     tables: tuple[tuple[str, npt.NDArray[Any]], ...] = ()
     scratch_bytes: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Sweep:
+    """How far a kernel has come with reading one input and writing its output, step by step.
+
+    Kernels go through both more or less from front to back, so that the output may lie over input bytes that are not read
+    any more (diagonal memory optimization, arXiv 2010.01668). Reads and writes of one step may come in any order.
+
+    Attributes:
+        reads_from: Per step: no byte of the input before this one is read in it.
+        writes_to: Per step: when it ends, no byte of the output at or behind this one has been written. Never falls.
+
+    Raises:
+        ValueError: `writes_to` falls, or the two have different lengths.
+    """
+
+    reads_from: IntArray
+    writes_to: IntArray
+
+    def __post_init__(self) -> None:
+        if self.reads_from.shape != self.writes_to.shape or np.any(np.diff(self.writes_to) < 0):
+            raise ValueError("a sweep writes from front to back, and has as many reads as writes")
+
+    @cached_property
+    def lead(self) -> int:
+        """Bytes by which the input must begin behind the output at least; may be negative."""
+        return int((self.writes_to - self.reads_from).max())
+
+    @cached_property
+    def first_read(self) -> int:
+        """First byte of the input that is read at all."""
+        return int(self.reads_from.min())
+
+    @staticmethod
+    def read_then_written(reads_from: npt.ArrayLike, writes_to: npt.ArrayLike) -> Sweep:
+        """Return the sweep of a kernel that, tile after tile, reads all of what a tile needs and then writes it.
+
+        Args:
+            reads_from: First byte read for each tile.
+            writes_to: End of the output when it is written.
+        """
+        reads, written = np.asarray(reads_from, np.int64), np.asarray(writes_to, np.int64)
+        # The tile's writes belong to the next tile's step: they come before its reads.
+        behind = np.append(reads, np.iinfo(np.int32).max)
+        return Sweep(behind, np.concatenate([[0], written]))
+
+
+@cache
+def elementwise_sweep(elements: int) -> Sweep:
+    """Return the sweep of a kernel that reads element i for the last time before it writes element i, from front to back."""
+    return Sweep.read_then_written(np.arange(elements), np.arange(1, elements + 1))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -96,3 +150,7 @@ class Operator(ABC):
     def in_place(self) -> tuple[int, ...]:
         """Indices of the inputs that the output may overwrite: element i is read last when output element i is written."""
         return ()
+
+    def sweep(self, index: int) -> Sweep | None:  # noqa: ARG002
+        """Return how the kernel goes through input `index`, or None if the output must not lie over it at all."""
+        return None

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from clio_cc.operators import depthwise, matmul
-from clio_cc.operators.base import Kernel, Operator
+from clio_cc.operators.base import Kernel, Operator, Sweep
 from clio_cc.operators.schedule import Schedule
 from clio_cc.qformat import FloatArray, Int8Array, IntArray, Requantize, check_accumulator
 
@@ -27,6 +27,9 @@ class Family(Protocol):
 
     def kernel(self, op: Conv, schedule: Schedule) -> Kernel:
         """Return the kernel of one of `schedules`."""
+
+    def sweep(self, op: Conv, schedule: Schedule) -> Sweep | None:
+        """Return how the kernel goes through its input, or None if the output must lie elsewhere; costly ones cached."""
 
 
 FAMILIES: dict[str, Family] = {"matmul": matmul, "depthwise": depthwise}
@@ -165,6 +168,9 @@ class Conv(Operator):
 
     def kernel(self) -> Kernel:
         return FAMILIES[self._scheduled.kernel].kernel(self, self._scheduled)
+
+    def sweep(self, index: int) -> Sweep | None:  # noqa: ARG002
+        return FAMILIES[self._scheduled.kernel].sweep(self, self._scheduled)
 
 
 def _as_image(shape: tuple[int, ...]) -> tuple[int, int, int]:

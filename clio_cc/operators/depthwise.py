@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from clio_cc.operators.base import Kernel
+from clio_cc.operators.base import Kernel, Sweep
 from clio_cc.operators.epilogue import code_key, epilogue_tables
 from clio_cc.operators.schedule import Schedule
+from clio_cc.operators.windows import first_bytes, sweep_by_rows
 
 if TYPE_CHECKING:
     from clio_cc.operators.conv import Conv
@@ -25,6 +27,22 @@ def schedules(op: Conv) -> tuple[Schedule, ...]:
 def scratch_bytes(op: Conv, schedule: Schedule) -> int:  # noqa: ARG001
     """Nothing is copied."""
     return 0
+
+
+def sweep(op: Conv, schedule: Schedule) -> Sweep:  # noqa: ARG001
+    """Return how the input is read and the output written: each row over and over, for every four channels."""
+    return _sweep(op.image_in, op.image_out, op.stride, op.dilation, op.pads)
+
+
+@cache
+def _sweep(
+    image_in: tuple[int, int, int],
+    image_out: tuple[int, int, int],
+    stride: tuple[int, int],
+    dilation: tuple[int, int],
+    pads: tuple[int, int, int, int],
+) -> Sweep:
+    return sweep_by_rows(first_bytes(image_in, image_out, stride, dilation, pads), image_out[2])
 
 
 def pack_weights(op: Conv) -> npt.NDArray[np.int16]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from clio_cc.operators.base import Kernel, Operator, Tensor
+from clio_cc.operators.base import Kernel, Operator, Sweep, Tensor, elementwise_sweep
 from clio_cc.qformat import Int8Array, IntArray, Requantize, check_accumulator, fraction_bits
 
 MULTIPLIER_BITS = 15  # a product with an int8 leaves room in an int32 for every sum of two
@@ -81,6 +81,10 @@ class Elementwise(Operator):
     @property
     def in_place(self) -> tuple[int, ...]:
         return (0, 1) if self.inputs[0].shape == self.inputs[1].shape else (0,)
+
+    def sweep(self, index: int) -> Sweep | None:
+        # A value per channel is read again for every pixel.
+        return elementwise_sweep(self.output.bytes) if self.inputs[index].shape == self.output.shape else None
 
     def constants(self) -> tuple[Any, ...]:
         """Everything besides shapes that the code depends on."""

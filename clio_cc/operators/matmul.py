@@ -11,13 +11,15 @@ lie side by side, so that one pointer walks through all its weights and one thro
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from clio_cc.operators.base import Kernel
+from clio_cc.operators.base import Kernel, Sweep
 from clio_cc.operators.epilogue import code_key, epilogue_tables
 from clio_cc.operators.schedule import Schedule
+from clio_cc.operators.windows import first_bytes, sweep_by_tiles
 from clio_cc.qformat import Int8Array
 
 if TYPE_CHECKING:
@@ -53,6 +55,25 @@ def runs_of(op: Conv) -> Runs:
     return Runs(kh * kw, kw, 1, cin)
 
 
+@dataclass(frozen=True)
+class Image:
+    """What the matmul walks over. To a 1×1 filter that sees every pixel the image is one long row."""
+
+    height: int
+    width: int
+    channels: int
+    out_h: int
+    out_w: int
+
+    @staticmethod
+    def of(op: Conv) -> Image:
+        """Return those of `op`."""
+        (height, width, channels), (out_h, out_w, _) = op.image_in, op.image_out
+        if (*op.weight.shape[1:3], *op.stride) == (1, 1, 1, 1) and not any(op.pads):
+            return Image(1, height * width, channels, 1, out_h * out_w)
+        return Image(height, width, channels, out_h, out_w)
+
+
 def schedules(op: Conv) -> tuple[Schedule, ...]:
     """Return the ways to compute `op`, the default first."""
     if op.depthwise:
@@ -66,6 +87,32 @@ def scratch_bytes(op: Conv, schedule: Schedule) -> int:
     """Return the bytes of the receptive fields of one tile; without packing weights, as memory is planned many times."""
     runs = runs_of(op)
     return schedule.tile[0] * runs.count * runs.lanes * 2
+
+
+def sweep(op: Conv, schedule: Schedule) -> Sweep:
+    """Return how the input is read and the output written: tile after tile of pixels, a whole tile's input first.
+
+    Each further group gathers the same pixels again, after the stores of the one before.
+    """
+    image = Image.of(op)
+    image_in = (image.height, image.width, image.channels)
+    image_out = (image.out_h, image.out_w, op.image_out[2])
+    return _sweep(image_in, image_out, op.stride, op.dilation, op.pads, op.groups, schedule.tile[0])
+
+
+@cache
+def _sweep(
+    image_in: tuple[int, int, int],
+    image_out: tuple[int, int, int],
+    stride: tuple[int, int],
+    dilation: tuple[int, int],
+    pads: tuple[int, int, int, int],
+    groups: int,
+    pixels: int,
+) -> Sweep:
+    tiled = sweep_by_tiles(first_bytes(image_in, image_out, stride, dilation, pads), image_out[2], pixels)
+    # One step for a tile's reads and writes where they alternate.
+    return tiled if groups == 1 else Sweep(tiled.reads_from[:-1], tiled.writes_to[1:])
 
 
 def pack_weights(op: Conv, channels: int) -> Int8Array:

@@ -12,6 +12,7 @@ from tvm.script.ir_builder import tirx as T
 
 from clio_cc.codegen import tir
 from clio_cc.operators import epilogue_tir
+from clio_cc.operators.matmul import Image
 
 if TYPE_CHECKING:
     from clio_cc.operators.conv import Conv
@@ -128,25 +129,6 @@ def matmul(op: Conv, runs: Runs, tile: tuple[int, int]) -> Any:
         loops = schedule.get_loops(schedule.get_sblock(name))
         schedule.tensorize(loops[-len(_matmul_loops(shape))], _matmul_intrinsic(*shape))
     return schedule.mod["main"]
-
-
-@dataclass(frozen=True)
-class Image:
-    """What the matmul walks over. To a 1×1 filter that sees every pixel the image is one long row."""
-
-    height: int
-    width: int
-    channels: int
-    out_h: int
-    out_w: int
-
-    @staticmethod
-    def of(op: Conv) -> Image:
-        """Return those of `op`."""
-        (height, width, channels), (out_h, out_w, _) = op.image_in, op.image_out
-        if (*op.weight.shape[1:3], *op.stride) == (1, 1, 1, 1) and not any(op.pads):
-            return Image(1, height * width, channels, 1, out_h * out_w)
-        return Image(height, width, channels, out_h, out_w)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from clio_cc.operators.base import Kernel, Operator
+from clio_cc.operators.base import Kernel, Operator, Sweep
 from clio_cc.qformat import Int8Array, IntArray, Requantize, check_accumulator
 
 
@@ -161,8 +161,20 @@ class Concat(Operator):
         ]
         return self.requantize.apply(np.concatenate(parts, axis=self.axis + 1))
 
+    def _rows(self) -> list[int]:
+        """Bytes of each input that lie side by side in the output."""
+        return [int(np.prod(t.shape[self.axis :], dtype=np.int64)) for t in self.inputs]
+
+    def sweep(self, index: int) -> Sweep:
+        rows = self._rows()
+        runs, total = np.arange(self.inputs[index].bytes // rows[index]), sum(rows)
+        reads, written = runs * rows[index], runs * total + sum(rows[: index + 1])
+        if index:  # the inputs before have been written, up to the last row
+            written = np.maximum(written, runs[-1] * total + sum(rows[:index]))
+        return Sweep(reads, written)
+
     def kernel(self) -> Kernel:
-        rows = [int(np.prod(t.shape[self.axis :], dtype=np.int64)) for t in self.inputs]
+        rows = self._rows()
         count = self.inputs[0].bytes // rows[0]
         shift, lo, hi = int(self.requantize.shift[0]), self.requantize.lo, self.requantize.hi
 

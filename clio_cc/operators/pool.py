@@ -10,11 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 
-from clio_cc.operators.base import Kernel, Operator
+from clio_cc.operators.base import Kernel, Operator, Sweep
+from clio_cc.operators.windows import first_bytes, sweep_by_pixels
 from clio_cc.qformat import INT8_MAX, INT8_MIN, Int8Array, IntArray, check_accumulator, fraction_bits
 
 
@@ -74,8 +76,24 @@ class Pool(Operator):
             for c in range(self.window[1])
         ]
 
+    def sweep(self, index: int) -> Sweep:  # noqa: ARG002
+        return _sweep(self.inputs[0].shape, self.output.shape, self.stride, self.dilation, self.pads)
+
     def _key(self) -> tuple[Any, ...]:
         return (self.inputs[0].shape, self.output.shape, self.window, self.stride, self.pads, self.dilation)
+
+
+@cache
+def _sweep(
+    image_in: tuple[int, ...],
+    image_out: tuple[int, ...],
+    stride: tuple[int, int],
+    dilation: tuple[int, int],
+    pads: tuple[int, int, int, int],
+) -> Sweep:
+    (height, width, channels), (out_h, out_w, _) = image_in, image_out
+    first = first_bytes((height, width, channels), (out_h, out_w, channels), stride, dilation, pads)
+    return sweep_by_pixels(first, channels)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from clio_cc.operators.base import Kernel, Operator
+from clio_cc.operators.base import Kernel, Operator, Sweep, elementwise_sweep
 from clio_cc.qformat import FloatArray, Int8Array, quantize
 
 
@@ -40,6 +40,9 @@ class Table(Operator):
     @property
     def in_place(self) -> tuple[int, ...]:
         return (0,)
+
+    def sweep(self, index: int) -> Sweep:  # noqa: ARG002
+        return elementwise_sweep(self.output.bytes)
 
     def kernel(self) -> Kernel:
         elements = self.output.bytes
