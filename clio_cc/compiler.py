@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from clio_cc import __version__, artifacts
 from clio_cc.arena import Arena, plan_arena
+from clio_cc.arena_check import check_arena
 from clio_cc.cut import AUTO, choose_cuts, fit, refuse_too_large
 from clio_cc.memory import UNMEASURED_STACK_BYTES, Footprint, check_fits, measure, table_bytes
 from clio_cc.plan import DEADLINE_US
@@ -174,6 +175,7 @@ def compile_model(options: Options, progress: Progress, hook: Hook | None = None
     quantized = quantize_model(graph, network, samples, mode, _stage(progress, "quantizing"))
     program = fit(quantized.program, target) or quantized.program
     arena = plan_arena(program)
+    check_arena(program, arena)
     front_matter = f"clio-cc {__version__}, {options.model.name} (sha256 {digest[:16]}), target {target.name}"
     vectors = quantized.quantize_inputs(samples.take(TEST_VECTORS).inputs)
     sources = _sources(program, arena, graph, vectors, front_matter, progress)

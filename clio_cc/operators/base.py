@@ -54,6 +54,10 @@ class Kernel:
     scratch_bytes: int = 0
 
 
+NEVER = 1 << 40
+"""Behind every byte, in a :class:`Sweep`."""
+
+
 @dataclass(frozen=True, eq=False)
 class Sweep:
     """How far a kernel has come with reading one input and writing its output, step by step.
@@ -62,7 +66,7 @@ class Sweep:
     any more (diagonal memory optimization, arXiv 2010.01668). Reads and writes of one step may come in any order.
 
     Attributes:
-        reads_from: Per step: no byte of the input before this one is read in it.
+        reads_from: Per step: no byte of the input before this one is read in it; NEVER where nothing is.
         writes_to: Per step: when it ends, no byte of the output at or behind this one has been written. Never falls.
 
     Raises:
@@ -78,8 +82,9 @@ class Sweep:
 
     @cached_property
     def lead(self) -> int:
-        """Bytes by which the input must begin behind the output at least; may be negative."""
-        return int((self.writes_to - self.reads_from).max())
+        """Bytes by which the input must begin behind the output at least; may be negative. -NEVER if it may lie anywhere."""
+        matters = (self.writes_to > 0) & (self.reads_from < NEVER)
+        return int((self.writes_to - self.reads_from).max(where=matters, initial=-NEVER))
 
     @cached_property
     def first_read(self) -> int:
@@ -96,7 +101,7 @@ class Sweep:
         """
         reads, written = np.asarray(reads_from, np.int64), np.asarray(writes_to, np.int64)
         # The tile's writes belong to the next tile's step: they come before its reads.
-        behind = np.append(reads, np.iinfo(np.int32).max)
+        behind = np.append(reads, NEVER)
         return Sweep(behind, np.concatenate([[0], written]))
 
 

@@ -69,6 +69,10 @@ class RowStack(Operator):
         return None
 
 
+WITHOUT_CODE = (Reshape, RowSlice, RowStack)
+"""Operators whose output is bytes that are there already."""
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Transpose(Operator):
     """Axes in another order.

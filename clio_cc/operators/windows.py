@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from clio_cc.operators.base import Sweep
+from clio_cc.operators.base import NEVER, Sweep
 from clio_cc.qformat import IntArray
 
 
@@ -25,11 +25,12 @@ def first_bytes(
     dilation: tuple[int, int],
     pads: tuple[int, int, int, int],
 ) -> IntArray:
-    """Return ``[out_h, out_w]``: the first byte that each output pixel's window may read."""
-    _, width, channels = image_in
+    """Return ``[out_h, out_w]``: the first byte that each output pixel's window may read, NEVER if it reads none."""
+    height, width, channels = image_in
     rows = first_inside(image_out[0], stride[0], dilation[0], pads[0])
     columns = first_inside(image_out[1], stride[1], dilation[1], pads[1])
-    first: IntArray = (rows[:, None] * width + columns) * channels
+    inside = (rows < height)[:, None] & (columns < width)
+    first: IntArray = np.where(inside, (rows[:, None] * width + columns) * channels, NEVER)
     return first
 
 
