@@ -68,12 +68,21 @@ def _window(rng: Random, size: int) -> tuple[int, int, int, int, int, int] | Non
     return (taps, stride, dilation, before, after, out) if size + before + after >= reach else None
 
 
-def _conv(rng: Random, index: int, groups: int, cin: int, cout: int) -> Conv | None:
+def _conv(
+    rng: Random, index: int, groups: int, cin: int, cout: int, taps: tuple[int, int] | None = None
+) -> Conv | None:
     size = _ints(rng, 1, 9, 2)
     rows, columns = _window(rng, size[0]), _window(rng, size[1])
     if rows is None or columns is None:
         return None
-    if rng.random() < 0.25:
+    if taps is not None:  # plain windows over an image that may be a band of a larger one
+        rows, columns = (
+            (k, 1, 1, int(before), int(after), int(extent + before + after) - k + 1)
+            for k, extent, (before, after) in zip(taps, size, rng.integers(0, 3, (2, 2)), strict=True)
+        )
+        if min(rows[-1], columns[-1]) < 1:
+            return None
+    elif rng.random() < 0.25:
         rows, columns = (1, 1, 1, 0, 0, size[0]), (1, 1, 1, 0, 0, size[1])
     (kh, sh, dh, top, bottom, out_h), (kw, sw, dw, left, right, out_w) = rows, columns
     weight = rng.integers(-128, 128, (cout, kh, kw, cin // groups)).astype(np.int8)
@@ -108,6 +117,18 @@ def depthwise(rng: Random, index: int) -> Conv | None:
     """One filter per channel."""
     channels = int(rng.integers(2, 14))
     return _conv(rng, index, channels, channels, channels)
+
+
+def planar(rng: Random, index: int) -> Conv | None:
+    """Depthwise 3×3 by the planar kernel."""
+    channels = int(rng.integers(4, 14))
+    op = _conv(rng, index, channels, channels, channels, (3, 3))
+    schedules = (
+        [schedule for schedule in op.schedules if schedule.kernel == "planar"] if op is not None else []
+    )
+    if op is None or not schedules:
+        return None
+    return replace(op, schedule=schedules[int(rng.integers(len(schedules)))])
 
 
 def gemm(rng: Random, index: int) -> Conv:
@@ -284,7 +305,8 @@ def softmax(rng: Random, index: int) -> Softmax:
 FAMILIES: dict[str, Callable[[Random, int], Operator | None]] = {
     function.__name__: function
     for function in (
-        conv, grouped, depthwise, gemm, add, mul, max_pool, average_pool, table, concat, pad, transpose, reshape, softmax,
+        conv, grouped, depthwise, planar, gemm, add, mul, max_pool, average_pool, table, concat, pad, transpose, reshape,
+        softmax,
     )
 }  # fmt: skip
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from boards import assert_bit_exact
 
 from clio_cc import execution
+from clio_cc.arena import plan_arena
 from clio_cc.operators.base import Tensor
 from clio_cc.operators.conv import Conv
+from clio_cc.operators.schedule import Schedule
 from clio_cc.program import Program
 from clio_cc.qformat import Requantize
 from clio_cc.targets import TARGETS
@@ -105,3 +107,80 @@ def test_every_case_on_every_board(tool: Callable[[str], str], tmp_path: Path) -
     outputs = tuple(op.output.name for op in operators)
     program = Program(tuple(op.inputs[0] for op in operators), operators, outputs)
     assert_bit_exact(program, execution.random_inputs(program, 3), tmp_path, ("-O1",))
+
+
+DEPTHWISE: dict[str, Case] = {
+    **{name: case for name, case in CASES.items() if name.startswith("depthwise")},
+    **{f"{w} wide": Case((4, w, 4), 4, (3, 3), groups=4, pads=SAME) for w in range(1, 10)},
+    "12 rows, 6 channels": Case((12, 6, 6), 6, (3, 3), groups=6, pads=SAME),
+    "9 rows, 7 channels": Case((9, 5, 7), 7, (3, 3), groups=7, pads=SAME),
+    "no padding": Case((8, 9, 8), 8, (3, 3), groups=8),
+    "padding of two": Case((6, 4, 5), 5, (3, 3), groups=5, pads=(2, 2, 2, 2)),
+    "padding above and left": Case((10, 7, 4), 4, (3, 3), groups=4, pads=(2, 1, 0, 0)),
+    "padding below and right": Case((10, 6, 4), 4, (3, 3), groups=4, pads=(0, 0, 2, 1)),
+    "padding above only": Case((9, 8, 4), 4, (3, 3), groups=4, pads=(1, 0, 0, 0)),
+    "strided, odd": Case((9, 7, 9), 9, (3, 3), groups=9, pads=SAME, stride=(2, 2)),
+}
+EPILOGUES: dict[str, Callable[[int, np.random.Generator], Requantize]] = {
+    "multiplied": lambda n, rng: Requantize(rng.integers(40, 46, n), rng.integers(2**30, 2**31, n), -128, 100),
+    "multiplied, ReLU6": lambda n, rng: Requantize(rng.integers(40, 46, n), rng.integers(2**30, 2**31, n), 0, 96),
+    **{
+        f"alike, {lo}..{hi}": lambda n, rng, lo=lo, hi=hi: Requantize(rng.integers(5, 12, n), None, lo, hi)  # type: ignore[misc]
+        for lo, hi in ((0, 127), (-128, 127), (0, 96), (-128, 100), (0, 0))
+    },
+    **{
+        f"apart, {lo}..{hi}": lambda n, rng, lo=lo, hi=hi: Requantize(rng.permutation(n) * 11 % 14, None, lo, hi)  # type: ignore[misc]
+        for lo, hi in ((0, 127), (-128, 127), (0, 96), (-100, 90))
+    },
+}  # fmt: skip
+
+
+def test_every_schedule_of_every_depthwise_case(tool: Callable[[str], str], tmp_path: Path) -> None:
+    for target in TARGETS:
+        tool(target.emulated.compiler.command)
+        tool(target.emulated.qemu[0])
+    rng = np.random.default_rng(6)
+    found = []
+    for number, (name, case) in enumerate(DEPTHWISE.items()):
+        # Every case with three of the epilogues, and so every epilogue with several cases.
+        for kind in [list(EPILOGUES)[(3 * number + i) % len(EPILOGUES)] for i in range(3)]:
+            plain = conv_of(f"{name}, {kind}", case, False, rng)
+            op = replace(plain, requantize=EPILOGUES[kind](case.cout, rng))
+            found += [with_schedule(op, schedule) for schedule in op.schedules]
+    operators = tuple(found)
+    assert {op.schedule.kernel for op in operators if op.schedule} == {"depthwise", "planar"}
+    program = Program(
+        tuple(op.inputs[0] for op in operators), operators, tuple(op.output.name for op in operators)
+    )
+    assert_bit_exact(program, execution.random_inputs(program, 3), tmp_path, ("-O1",))
+
+
+def with_schedule(op: Conv, schedule: Schedule) -> Conv:
+    """`op` by one of its schedules, between tensors of its own."""
+    x, y = (
+        replace(op.inputs[0], name=f"x {op.name} {schedule}"),
+        replace(op.output, name=f"y {op.name} {schedule}"),
+    )
+    return replace(op, name=f"{op.name} {schedule}", inputs=(x,), output=y, schedule=schedule)
+
+
+def test_planar_in_place(tool: Callable[[str], str], tmp_path: Path) -> None:
+    """Two depthwise Convs one behind the other: the second one's output lies where its input lies."""
+    for target in TARGETS:
+        tool(target.emulated.compiler.command)
+        tool(target.emulated.qemu[0])
+    rng = np.random.default_rng(8)
+    first = conv_of("first", Case((8, 6, 8), 8, (3, 3), groups=8, pads=SAME), False, rng)
+    second = replace(
+        conv_of("second", Case((8, 6, 8), 8, (3, 3), groups=8, pads=SAME), True, rng), inputs=(first.output,)
+    )
+    for schedule in [schedule for schedule in second.schedules if schedule.kernel == "planar"]:
+        program = Program(
+            first.inputs, (first, replace(second, schedule=schedule)), (first.output.name, second.output.name)
+        )
+        apart = plan_arena(program)
+        assert apart.offsets[second.output.name] != apart.offsets[first.output.name]
+        program = replace(program, outputs=(second.output.name,))
+        arena = plan_arena(program)
+        assert arena.offsets[second.output.name] == arena.offsets[first.output.name]
+        assert_bit_exact(program, execution.random_inputs(program, 3), tmp_path / str(schedule), ("-O1",))

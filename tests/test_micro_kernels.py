@@ -87,6 +87,27 @@ def stores_clamped(rng: np.random.Generator) -> Iterator[Call]:
         yield Call(call, np.array([0x55], np.uint32), expected)
 
 
+def shifts(rng: np.random.Generator) -> Iterator[Call]:
+    for (lo, hi), shift in product(((0, 127), (-128, 127), (0, 96), (-128, 100), (0, 0)), (1, 11, 20)):
+        room = 127 - hi << shift
+        edges = [INT32[0] + room, INT32[1] - room, -1, 0, 1, (hi + 1) << shift, -129 << shift]
+        values = [
+            v
+            for v in (*edges, *map(int, rng.integers(-300 << 11, 300 << 11, 9)))
+            if INT32[0] <= v + room <= INT32[1]
+        ]
+        expected = [min(max(v >> shift, lo), hi) for v in values]
+        words = [literal(v + room) for v in values]
+        for word, value in zip(words, expected, strict=True):
+            yield returned(f"clio_shifted({word}, {shift}, {lo}, {hi})", value)
+        for offset in range(4):
+            after = np.full(8, 0x55, np.int8)
+            after[offset : offset + 4] = expected[offset : offset + 4]
+            four = ", ".join(words[offset : offset + 4])
+            text = f"clio_store_4_shifted({{r}} + {offset}, {four}, {shift}, {lo}, {hi})"
+            yield Call(text, np.full(8, 0x55, np.int8), after)
+
+
 def in_lane_order(values: Array) -> Array:
     """Blocks of four int16 lanes, zeros up to a whole block."""
     blocks = np.pad(values.astype(np.int16), (0, -len(values) % 4)).reshape(-1, 4)
@@ -151,7 +172,7 @@ def depthwises(rng: np.random.Generator) -> Iterator[Call]:
         yield Call(text, acc.astype(np.int32), sums.astype(np.int32), (x.astype(np.int8), packed))
 
 
-FAMILIES = (clamps, mulshifts, stores, stores_clamped, gathers, matmuls, depthwises)
+FAMILIES = (clamps, mulshifts, stores, stores_clamped, shifts, gathers, matmuls, depthwises)
 
 
 def calls() -> list[Call]:

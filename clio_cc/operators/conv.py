@@ -10,7 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
-from clio_cc.operators import depthwise, matmul
+from clio_cc.operators import depthwise, matmul, planar
 from clio_cc.operators.base import Kernel, Operator, Sweep
 from clio_cc.operators.schedule import Schedule
 from clio_cc.qformat import FloatArray, Int8Array, IntArray, Requantize, check_accumulator
@@ -31,8 +31,11 @@ class Family(Protocol):
     def sweep(self, op: Conv, schedule: Schedule) -> Sweep | None:
         """Return how the kernel goes through its input, or None if the output must lie elsewhere; costly ones cached."""
 
+    def in_place(self, op: Conv, schedule: Schedule) -> bool:
+        """Return whether the output may begin where the input begins, in whatever order both are gone through."""
 
-FAMILIES: dict[str, Family] = {"matmul": matmul, "depthwise": depthwise}
+
+FAMILIES: dict[str, Family] = {"matmul": matmul, "depthwise": depthwise, "planar": planar}
 """By the `kernel` of their schedules; of several that fit a Conv the first has the default."""
 
 
@@ -168,6 +171,10 @@ class Conv(Operator):
 
     def kernel(self) -> Kernel:
         return FAMILIES[self._scheduled.kernel].kernel(self, self._scheduled)
+
+    @property
+    def in_place(self) -> tuple[int, ...]:
+        return (0,) if FAMILIES[self._scheduled.kernel].in_place(self, self._scheduled) else ()
 
     def sweep(self, index: int) -> Sweep | None:  # noqa: ARG002
         return FAMILIES[self._scheduled.kernel].sweep(self, self._scheduled)

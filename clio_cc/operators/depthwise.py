@@ -45,6 +45,11 @@ def _sweep(
     return sweep_by_rows(first_bytes(image_in, image_out, stride, dilation, pads), image_out[2])
 
 
+def in_place(op: Conv, schedule: Schedule) -> bool:  # noqa: ARG001
+    """Return False: neighboring pixels need what a pixel's output would overwrite."""
+    return False
+
+
 def pack_weights(op: Conv) -> npt.NDArray[np.int16]:
     """Return the weights as the kernel reads them: int16 ``[channels/4, kh, kw, 4]`` in lane order.
 

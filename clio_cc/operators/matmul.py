@@ -115,6 +115,11 @@ def _sweep(
     return tiled if groups == 1 else Sweep(tiled.reads_from[:-1], tiled.writes_to[1:])
 
 
+def in_place(op: Conv, schedule: Schedule) -> bool:  # noqa: ARG001
+    """Return False: neighboring pixels need what a pixel's output would overwrite."""
+    return False
+
+
 def pack_weights(op: Conv, channels: int) -> Int8Array:
     """Return the weights as the matmul reads them: int8 ``[groups, tiles, k/4, channels of a tile, 2, 2]``.
 

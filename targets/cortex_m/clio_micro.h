@@ -35,15 +35,67 @@ CLIO_INLINE uint32_t clio_sxtb16_odd(uint32_t v) {
 /* Two words from a 4-byte aligned pointer, which moves on. */
 #define CLIO_LOAD2(a, b, p) __asm__ volatile("ldrd %0, %1, [%2], #8" : "=&r"(a), "=&r"(b), "+r"(p) : : "memory")
 
+/* Two words from a 4-byte aligned pointer and an offset in bytes, which fits the instruction if it is a constant up to 1020. */
+#define CLIO_LOAD2_AT(a, b, p, offset)                                                              \
+    do {                                                                                            \
+        if (__builtin_constant_p(offset) && (offset) <= 1020) {                                     \
+            __asm__ volatile("ldrd %0, %1, [%2, %3]"                                                \
+                             : "=r"(a), "=r"(b)                                                     \
+                             : "r"(p), "i"(offset)                                                  \
+                             : "memory");                                                           \
+        } else {                                                                                    \
+            const int8_t *at = (const int8_t *)(p) + (offset);                                      \
+            __asm__ volatile("ldrd %0, %1, [%2]" : "=r"(a), "=r"(b) : "r"(at) : "memory");          \
+        }                                                                                           \
+    } while (0)
+
+/* acc + low * low + high * high; acc + low * high; acc + high * low. */
+CLIO_INLINE int32_t clio_smlad(uint32_t a, uint32_t b, int32_t acc) {
+    int32_t r;
+    __asm__ volatile("smlad %0, %1, %2, %3" : "=r"(r) : "r"(a), "r"(b), "r"(acc));
+    return r;
+}
+
+CLIO_INLINE int32_t clio_smlabt(uint32_t a, uint32_t b, int32_t acc) {
+    int32_t r;
+    __asm__ volatile("smlabt %0, %1, %2, %3" : "=r"(r) : "r"(a), "r"(b), "r"(acc));
+    return r;
+}
+
+CLIO_INLINE int32_t clio_smlatb(uint32_t a, uint32_t b, int32_t acc) {
+    int32_t r;
+    __asm__ volatile("smlatb %0, %1, %2, %3" : "=r"(r) : "r"(a), "r"(b), "r"(acc));
+    return r;
+}
+
+/* The low halves of both; the high halves of both: the first operand's half comes to lie low. */
+CLIO_INLINE uint32_t clio_low_halves(uint32_t low, uint32_t high) {
+    uint32_t r;
+    __asm__("pkhbt %0, %1, %2, lsl #16" : "=r"(r) : "r"(low), "r"(high));
+    return r;
+}
+
+CLIO_INLINE uint32_t clio_high_halves(uint32_t low, uint32_t high) {
+    uint32_t r;
+    __asm__("pkhtb %0, %1, %2, asr #16" : "=r"(r) : "r"(high), "r"(low));
+    return r;
+}
+
 /* Keeps the compiler from looking through these values: it would unroll a loop of few iterations, and split its pointers,
  * until the accumulators no longer fit the registers. */
 #define CLIO_OPAQUE(a, b, c) __asm__("" : "+r"(a), "+r"(b), "+r"(c))
+#define CLIO_HIDE(a) __asm__("" : "+r"(a))
 
 /* A word from any address: single loads may be unaligned. */
 CLIO_INLINE uint32_t clio_load(const int8_t *p) {
     uint32_t v;
     memcpy(&v, p, sizeof v);
     return v;
+}
+
+/* A word to the address of any int16. */
+CLIO_INLINE void clio_store(int16_t *p, uint32_t v) {
+    memcpy(p, &v, sizeof v);
 }
 
 CLIO_INLINE int32_t clio_clamp(int32_t v, int32_t lo, int32_t hi) {
@@ -108,7 +160,47 @@ CLIO_INLINE void clio_store_4_clamped(int8_t *y, int32_t a, int32_t b, int32_t c
     memcpy(y, &bytes, sizeof bytes);
 }
 
+/* Saturated to 7 bits for a lower bound of 0, to int8 for one of -128; the shift costs nothing. */
+CLIO_INLINE int32_t clio_shifted_up(int32_t acc, int32_t shift, int32_t lo) {
+    int32_t r;
+    if (!__builtin_constant_p(shift)) {
+        return lo == 0 ? clio_saturate_relu(acc >> shift) : clio_saturate(acc >> shift);
+    }
+    if (lo == 0) {
+        __asm__("usat %0, #7, %1, asr %2" : "=r"(r) : "r"(acc), "i"(shift));
+    } else {
+        __asm__("ssat %0, #8, %1, asr %2" : "=r"(r) : "r"(acc), "i"(shift));
+    }
+    return r;
+}
+
+/* Down again from where int8 ends: four bytes, or one. */
+CLIO_INLINE uint32_t clio_shifted_down(uint32_t bytes, uint32_t below, int32_t lo) {
+    if (lo == 0) {
+        __asm__("uqsub8 %0, %0, %1" : "+r"(bytes) : "r"(below));
+    } else {
+        __asm__("qsub8 %0, %0, %1" : "+r"(bytes) : "r"(below));
+    }
+    return bytes;
+}
+
+CLIO_INLINE int32_t clio_shifted(int32_t acc, int32_t shift, int32_t lo, int32_t hi) {
+    int32_t v = clio_shifted_up(acc, shift, lo);
+    return hi == 127 ? v : (int8_t)clio_shifted_down((uint32_t)v, (uint32_t)(127 - hi), lo);
+}
+
+CLIO_INLINE void clio_store_4_shifted(int8_t *y, int32_t a, int32_t b, int32_t c, int32_t d, int32_t shift,
+                                      int32_t lo, int32_t hi) {
+    uint32_t bytes = clio_pack_4(clio_shifted_up(a, shift, lo), clio_shifted_up(b, shift, lo),
+                                 clio_shifted_up(c, shift, lo), clio_shifted_up(d, shift, lo));
+    if (hi < 127) {
+        bytes = clio_shifted_down(bytes, (uint32_t)(127 - hi) * 0x01010101u, lo);
+    }
+    memcpy(y, &bytes, sizeof bytes);
+}
+
 #include "clio_matmul.h"
 #include "clio_depthwise.h"
+#include "clio_planar.h"
 
 #endif

@@ -58,7 +58,21 @@ CLIO_INLINE uint32_t clio_clamp_4(uint32_t bytes, int32_t lo, int32_t hi) {
     return bytes;
 }
 
+/* Returns what an accumulator becomes of which every channel has the same `shift`, a constant; [lo, hi] begins with 0 or -128,
+ * and (127 - hi) << shift has been added to the accumulator, so that the upper bound is where int8 ends. */
+CLIO_INLINE int32_t clio_shifted(int32_t acc, int32_t shift, int32_t lo, int32_t hi) {
+    return clio_clamp((acc >> shift) - (127 - hi), lo, hi);
+}
+
+/* Stores clio_shifted of four accumulators side by side. */
+CLIO_INLINE void clio_store_4_shifted(int8_t *y, int32_t a, int32_t b, int32_t c, int32_t d, int32_t shift,
+                                      int32_t lo, int32_t hi) {
+    clio_store_4(y, clio_shifted(a, shift, lo, hi), clio_shifted(b, shift, lo, hi),
+                 clio_shifted(c, shift, lo, hi), clio_shifted(d, shift, lo, hi));
+}
+
 #include "clio_matmul.h"
 #include "clio_depthwise.h"
+#include "clio_planar.h"
 
 #endif
