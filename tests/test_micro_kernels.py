@@ -155,6 +155,85 @@ def matmuls(rng: np.random.Generator) -> Iterator[Call]:
         yield Call(text, acc.astype(np.int32), sums.astype(np.int32), (lanes, packed))
 
 
+def as_int16(values: Array) -> Array:
+    return values.astype(np.int32).view(np.int16)
+
+
+def widened(weight: Array, bias: Array, shift: Array) -> Array:
+    """One tile of channels: biases, for every two lanes those of each channel, shifts."""
+    pairs = np.stack([in_lane_order(row) for row in weight], axis=1).reshape(-1, len(weight), 2, 2)
+    return np.concatenate([as_int16(bias), pairs.transpose(0, 2, 1, 3).reshape(-1), as_int16(shift)])
+
+
+def widens(rng: np.random.Generator) -> Iterator[Call]:
+    for tile, tiles, k in product((2, 4), (1, 3), (4, 8, 20)):
+        weight = int8s(rng, (tiles, tile, k), tiles == 1).astype(np.int8)
+        bias = rng.integers(*INT32, (tiles, tile)).astype(np.int32)
+        shift = rng.integers(0, 32, (tiles, tile)).astype(np.int8)
+        after = np.concatenate([widened(*each) for each in zip(weight, bias, shift, strict=True)])
+        packed = weight.reshape(tiles, tile, k // 4, 4).transpose(0, 2, 1, 3)
+        text = f"clio_widen({{r}}, {{0}}, {{1}}, {{2}}, {k}, {tiles * tile}, {tile})"
+        yield Call(text, np.full(after.size, 0x5555, np.int16), after, (packed, bias, shift))
+
+
+def pairs_gathered(pixels: Array) -> Array:
+    return np.stack([in_lane_order(pixel).reshape(-1, 2) for pixel in pixels], axis=1)
+
+
+def wide_gathers(rng: np.random.Generator) -> Iterator[Call]:
+    source = rng.integers(-128, 128, 256).astype(np.int8)
+    source[:4] = (-128, 127, -1, 0)
+    for count, pixel, rows, offset in product((4, 8, 12, 16, 20, 28, 44), (0, 3, 44), (1, 3), (0, 1)):
+        starts = offset + np.arange(rows) * 50
+        after = pairs_gathered(
+            np.stack([np.concatenate([source[s + p : s + p + count] for s in starts]) for p in (0, pixel)])
+        )
+        text = f"clio_gather_2({{r}}, {{0}} + {offset}, {pixel}, {count}, {rows}, 50)"
+        yield Call(text, np.full(after.shape, 0x5555, np.int16), after, (source,))
+    stage = source[:72].view(np.int16)
+    after = pairs_gathered(source[:72].reshape(2, 36))
+    yield Call("clio_gather_staged({r}, {0}, 36)", np.zeros(after.shape, np.int16), after, (stage,))
+
+
+def copies(rng: np.random.Generator) -> Iterator[Call]:
+    source = rng.integers(-128, 128, 32).astype(np.int8)
+    for at, count, (before, after) in product((0, 3), (0, 1, 3, 4, 9), ((0, 0), (2, 0), (0, 5), (1, 4))):
+        expected = np.full(32, 0x55, np.int8)
+        expected[at : at + before + count + after] = 0
+        expected[at + before : at + before + count] = source[1 : 1 + count]
+        text = f"clio_copy_padded({{r}}, {at}, {{0}} + 1, {before}, {count}, {after})"
+        if not before and not after:
+            text = f"clio_copy({{r}}, {at}, {{0}} + 1, {count})"
+        yield Call(text, np.full(16, 0x5555, np.int16), expected.view(np.int16), (source,))
+
+
+def wides(rng: np.random.Generator) -> Iterator[Call]:
+    clamps = (("signed", -128, 127, ""), ("relu", 0, 127, ""), ("relu_to", 0, 96, ", 96"),
+              ("clamp", -128, 100, ", -128, 100"), ("clamp", 0, 127, ", 0, 127"), ("clamp", 5, 90, ", 5, 90"))  # fmt: skip
+    lanes = (8, 12, 16, 20, 24, 28, 32, 36, 40, 44, 72)
+    for tile, k, (name, lo, hi, bounds), extreme in product((2, 4), lanes, clamps, (False, True)):
+        tiles = 1 if extreme else 3
+        columns, weight = int8s(rng, (2, k), extreme), int8s(rng, (tiles * tile, k), extreme)
+        bias = rng.integers(-30000, 30000, tiles * tile)
+        # What does not fit 16 bits is for those without a lower bound of 0 only.
+        small = 9 if name.startswith("relu") else 0
+        shift = rng.integers(small, 13, tiles * tile)
+        y = np.clip((columns @ weight.T + bias) >> shift, lo, hi).astype(np.int8)
+        table = np.concatenate(
+            [
+                widened(weight[c : c + tile], bias[c : c + tile], shift[c : c + tile])
+                for c in range(0, len(weight), tile)
+            ]
+        )
+        step = 0 if k == 12 else len(weight) + 4
+        before = np.full(2 * len(weight) + 8, 0x55, np.int8)
+        after = before.copy()
+        after[step : step + len(weight)] = y[1]
+        after[: len(weight)] = y[0]
+        text = f"clio_wide_2x{tile}_{name}({{r}}, {{0}}, {{1}}, {k}, {len(weight)}, {step}{bounds})"
+        yield Call(text, before, after, (pairs_gathered(columns), table))
+
+
 def depthwises(rng: np.random.Generator) -> Iterator[Call]:
     windows = ((0, 3), (3, 0), (1, 1), (2, 3), (3, 3), (3, 2), (3, 1), (5, 5), (1, 4))
     for channels, (rows, columns), spread in product((1, 2, 3, 4), windows, (5, 9)):
@@ -172,7 +251,20 @@ def depthwises(rng: np.random.Generator) -> Iterator[Call]:
         yield Call(text, acc.astype(np.int32), sums.astype(np.int32), (x.astype(np.int8), packed))
 
 
-FAMILIES = (clamps, mulshifts, stores, stores_clamped, shifts, gathers, matmuls, depthwises)
+FAMILIES = (
+    clamps,
+    mulshifts,
+    stores,
+    stores_clamped,
+    shifts,
+    gathers,
+    matmuls,
+    widens,
+    wide_gathers,
+    copies,
+    wides,
+    depthwises,
+)
 
 
 def calls() -> list[Call]:

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
-from clio_cc.operators import depthwise, matmul, planar
+from clio_cc.operators import depthwise, matmul, planar, wide
 from clio_cc.operators.base import Kernel, Operator, Sweep
 from clio_cc.operators.schedule import Schedule
 from clio_cc.qformat import FloatArray, Int8Array, IntArray, Requantize, check_accumulator
@@ -35,7 +35,7 @@ class Family(Protocol):
         """Return whether the output may begin where the input begins, in whatever order both are gone through."""
 
 
-FAMILIES: dict[str, Family] = {"matmul": matmul, "depthwise": depthwise, "planar": planar}
+FAMILIES: dict[str, Family] = {"matmul": matmul, "wide": wide, "depthwise": depthwise, "planar": planar}
 """By the `kernel` of their schedules; of several that fit a Conv the first has the default."""
 
 

@@ -72,6 +72,7 @@ CLIO_INLINE void clio_store_4_shifted(int8_t *y, int32_t a, int32_t b, int32_t c
 }
 
 #include "clio_matmul.h"
+#include "clio_wide.h"
 #include "clio_depthwise.h"
 #include "clio_planar.h"
 
