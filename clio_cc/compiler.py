@@ -15,7 +15,7 @@ from clio_cc.cut import AUTO, choose_cuts, fit, refuse_too_large
 from clio_cc.memory import UNMEASURED_STACK_BYTES, Footprint, check_fits, measure, table_bytes
 from clio_cc.plan import DEADLINE_US
 from clio_cc.program import Program
-from clio_cc.project import ProjectFiles, device_glue, project_files
+from clio_cc.project import ZONES, ProjectFiles, device_glue, project_files
 from clio_cc.targets import Target, find_target
 from clio_cc.units import BandwidthRange
 
@@ -295,12 +295,14 @@ def _sources(
     from clio_cc.attribution import attribute
     from clio_cc.codegen.layers import layers_source
     from clio_cc.codegen.model import device_sources, vectors_source
+    from clio_cc.codegen.zones import zones_source
     from clio_cc.profile import encode_name
 
     found = attribute(program, graph, [encode_name(tap.partition) for tap in program.taps])
     return {
         **device_sources(program, arena, front_matter, _stage(progress, "generating code")),
         "test/clio_vectors.c": vectors_source(program, vectors, front_matter),
+        ZONES: zones_source(program, arena, front_matter),
         "test/clio_layers.c": layers_source(found.owners, found.rows, front_matter),
     }
 

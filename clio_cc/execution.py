@@ -59,6 +59,40 @@ class Execution:
         return self.first_mismatch is None and not self.wrong_units
 
 
+@dataclass(frozen=True)
+class Trespass:
+    """A byte of the arena that an operator changed, though it lies outside its output and scratch, or is read later."""
+
+    executor: str
+    operator: int
+    name: str
+    kind: str
+    offset: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.executor}: operator {self.operator} '{self.name}' ({self.kind}) changes the arena at offset "
+            f"{self.offset}, which is not its to write"
+        )
+
+
+@dataclass(frozen=True)
+class ZoneRun:
+    """A run between red zones: before each operator everything dead was overwritten, after it all the rest compared.
+
+    Attributes:
+        board: Name.
+        inputs: Number of input vectors.
+        trespasses: What operators changed beside their outputs and scratch.
+        wrong: Operators, by index, whose output was not the reference's: they depend on something dead.
+    """
+
+    board: str
+    inputs: int
+    trespasses: tuple[Trespass, ...]
+    wrong: tuple[int, ...]
+
+
 def random_inputs(program: Program, count: int, seed: int = 0) -> list[Int8Array]:
     """Return `count` seeded int8 inputs for every input of the program; the first two are all -128 and all 127."""
     rng = np.random.default_rng(seed)
@@ -99,6 +133,30 @@ def execute(
         first = _locate(program, device_dir, board, inputs, vector, op, build_dir / "dump")
     counts = result.instructions[-1] if icount and result.instructions else ()
     return Execution(board.name, len(inputs[0]), first, counts, _wrong_units(program, inputs, result.units))
+
+
+def run_between_zones(
+    program: Program, device_dir: Path, board: Board, inputs: Sequence[Int8Array], build_dir: Path
+) -> ZoneRun:
+    """Build the device project with red zones, and run it through everything.
+
+    Raises:
+        ClioError: a compiler or emulator is missing or fails.
+    """
+    build_dir.mkdir(parents=True, exist_ok=True)
+    vectors = build_dir / "vectors.c"
+    vectors.write_text(vectors_source(program, inputs, "Inputs of clio-cc verify."))
+    built = toolchain.build(device_dir, board, build_dir, vectors=vectors, red_zones=True)
+    result = toolchain.run(built, icount=False)
+    expected = expected_hashes(program, inputs)
+    got = np.array(result.hashes, np.uint32).reshape(expected.shape)
+    wrong = np.flatnonzero((got != expected).any(axis=0))
+    operators = program.operators
+    trespasses = (
+        Trespass(board.name, op, operators[op].name, operators[op].kind, offset)
+        for op, offset in dict.fromkeys(result.zones)
+    )
+    return ZoneRun(board.name, len(inputs[0]), tuple(trespasses), tuple(map(int, wrong)))
 
 
 def _wrong_units(

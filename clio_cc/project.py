@@ -23,6 +23,7 @@ _HOLE = re.compile(r"@([A-Z][A-Z0-9_]*)@")
 # The C files that the code generator writes; the rest of a device project is glue from here.
 MODEL_SOURCES = ("src/clio_model.c", "src/clio_tables.c", "src/clio_kernels.c")
 TEST_SOURCES = ("test/clio_test.c", "test/clio_vectors.c")
+ZONES = "test/clio_zones.c"
 PROFILE_SOURCES = ("test/clio_profile.c", "test/clio_layers.c", "test/clio_vectors.c")
 
 # -O3 is what the reference instruction counts were measured with. The sections let the linker drop what an
@@ -286,7 +287,7 @@ def device_glue(
 
     Returns:
         Path relative to ``device/`` → text. Beside it belong the files of `MODEL_SOURCES`,
-        ``include/clio_model.h``, ``test/clio_vectors.c`` and ``test/clio_layers.c``.
+        ``include/clio_model.h``, ``test/clio_vectors.c``, ``test/clio_zones.c`` and ``test/clio_layers.c``.
     """
     boards: list[Board] = [board for board in (HOST, target.emulated, target.firmware) if board is not None]
     templates = {

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import ClassVar, TypeVar
 
 from clio_cc.errors import ClioError
-from clio_cc.project import CFLAGS, LDFLAGS, MODEL_SOURCES, script_flags
+from clio_cc.project import CFLAGS, LDFLAGS, MODEL_SOURCES, ZONES, script_flags
 from clio_cc.targets import Board, Compiler, EmulatedBoard
 
 log = logging.getLogger(__name__)
@@ -91,6 +91,9 @@ class TestRun:
     mismatches: int  # op outputs that differ from the expected hashes
     dumps: Mapping[tuple[int, int], bytes] = field(default_factory=dict)  # (vector, op) → output
     units: tuple[tuple[int, ...], ...] = ()  # CRC-32 of all units of each tap; empty without taps
+    zones: tuple[
+        tuple[int, int], ...
+    ] = ()  # (op, offset) of bytes that an op changed outside its output and scratch
 
 
 def build(
@@ -100,6 +103,7 @@ def build(
     *,
     vectors: Path | None = None,
     hook: bool = True,
+    red_zones: bool = False,
     extra_flags: Sequence[str] = (),
     compiler: Compiler | None = None,
 ) -> Build:
@@ -110,6 +114,7 @@ def build(
         build_dir: Where objects, ``clio_test.elf`` and ``clio_test.map`` go; made if needed.
         vectors: A C file instead of ``test/clio_vectors.c``.
         hook: Compile with CLIO_OP_HOOK.
+        red_zones: Compile with CLIO_RED_ZONES and the project's ``test/clio_zones.c``; needs the hooks.
         extra_flags: After all others, e.g. ``-DCLIO_TEST_DUMP_OP=3``.
         compiler: Instead of the board's own, e.g. clang on the host.
 
@@ -121,13 +126,15 @@ def build(
     out = build_dir.resolve()
     out.mkdir(parents=True, exist_ok=True)
     test = (Path("test/clio_test.c"), vectors.resolve() if vectors else Path("test/clio_vectors.c"))
-    sources = [*map(Path, MODEL_SOURCES), *test, *map(Path, board.sources)]
+    zones = [Path(ZONES)] if red_zones else []
+    sources = [*map(Path, MODEL_SOURCES), *test, *zones, *map(Path, board.sources)]
     flags = [
         *compiler.flags,
         *CFLAGS,
         *_INCLUDE,
         f"-Iboards/{board.name}",
         *(["-DCLIO_OP_HOOK"] if hook else []),
+        *(["-DCLIO_RED_ZONES"] if red_zones else []),
     ]
     objects = []
     for index, source in enumerate(sources):
@@ -179,7 +186,7 @@ def run(built: Build, *, icount: bool = True, timeout_s: float = 600) -> TestRun
         said = [*faults, *done.stderr.decode(errors="replace").split("\n"), *lines[-1:], "no output"]
         raise ClioError(f"{name} stopped before its end: {next(filter(None, said))}")
     result = parse_run(lines, name)
-    if done.returncode != (1 if result.mismatches else 0):
+    if done.returncode != (1 if result.mismatches or result.zones else 0):
         raise ClioError(f"{name} ended with exit code {done.returncode} after '{lines[-1]}'")
     return result
 
@@ -210,6 +217,7 @@ def parse_run(lines: Iterable[str], name: str) -> TestRun:
     outputs: list[list[bytes]] = []
     units: list[list[int]] = []
     dumps: dict[tuple[int, int], bytes] = {}
+    zones: list[tuple[int, int]] = []
     totals: dict[str, int] = {}
     for number, line in enumerate(lines, start=1):
         try:
@@ -223,6 +231,8 @@ def parse_run(lines: Iterable[str], name: str) -> TestRun:
                     _append(units, int(vector), int(tap), int(value, 16))
                 case ["DUMP", vector, op, value]:
                     dumps[int(vector), int(op)] = bytes.fromhex(value)
+                case ["ZONE", op, offset]:
+                    zones.append((int(op), int(offset)))
                 case ["STACK" | "DONE" as what, value] if what not in totals:
                     totals[what] = int(value)
                 case _:
@@ -239,6 +249,7 @@ def parse_run(lines: Iterable[str], name: str) -> TestRun:
         totals["DONE"],
         dumps,
         _frozen(units),
+        tuple(zones),
     )
 
 

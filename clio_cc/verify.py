@@ -15,9 +15,10 @@ from clio_cc import reference, results, toolchain
 from clio_cc.artifacts import FLOAT_ONNX
 from clio_cc.cloud import RECEIVED, UNITS
 from clio_cc.errors import ClioError
-from clio_cc.execution import Execution, Mismatch, execute
+from clio_cc.execution import Execution, Mismatch, ZoneRun, execute, run_between_zones
 from clio_cc.float_run import TOLERANCE, difference, run_each
 from clio_cc.program import Program
+from clio_cc.project import ZONES
 from clio_cc.qformat import Int8Array
 from clio_cc.split_run import device_inputs, to_graph
 from clio_cc.targets import HOST, Board, find_target
@@ -77,6 +78,7 @@ class Verification:
         local_error: Largest difference, relative to the original's largest output, between the original model and the
             device's outputs; None where the cloud has the last word.
         changed: Files that are not what `compile` wrote.
+        zones: The run of one input between red zones; None where no emulated board ran.
     """
 
     inputs: int
@@ -88,6 +90,7 @@ class Verification:
     splits: tuple[Split, ...]
     local_error: float | None
     changed: tuple[str, ...]
+    zones: ZoneRun | None = None
 
     @property
     def first_mismatch(self) -> Mismatch | None:
@@ -105,6 +108,7 @@ class Verification:
             if e.first_mismatch is None  # wrong outputs make wrong units
             for name in e.wrong_units
         ]
+        found += self._zone_problems()
         for what, figure in (("RAM", self.ram), ("flash", self.flash)):
             if not figure.agrees:
                 found.append(f"{what}: stated {figure.stated} bytes, linked {figure.linked}")
@@ -122,6 +126,16 @@ class Verification:
                 found.append(
                     f"{at}the cloud's graph differs from the original model's second half by {split.graph_error:.2g}"
                 )
+        return found
+
+    def _zone_problems(self) -> list[str]:
+        if self.zones is None:
+            return []
+        found = [str(trespass) for trespass in self.zones.trespasses]
+        if self.zones.wrong and not found and self.first_mismatch is None:
+            found.append(
+                f"{self.zones.board}: operator {self.zones.wrong[0]} depends on bytes of the arena that nothing should need"
+            )
         return found
 
     @property
@@ -148,6 +162,7 @@ class Verification:
                     *([] if self.local_error is None else [self.local_error]),
                 ]
             ),
+            "red_zones": None if self.zones is None else asdict(self.zones),
             "stack_bytes": {"stated": self.stack.stated, "used": self.stack.linked},
             "boards": [e.board for e in self.executions],
             "skipped": list(self.skipped),
@@ -161,6 +176,11 @@ class Verification:
             spent = f", {sum(e.instructions):,} instructions" if any(e.instructions) else ""
             verdict = "bit-exact" if e.exact else "DIFFERS"
             lines.append(f"{e.board}: {verdict} on {e.inputs} inputs, every operator{spent}")
+        if self.zones is not None:
+            verdict = "CROSSED" if self._zone_problems() else "kept"
+            lines.append(
+                f"{self.zones.board}: red zones around every operator {verdict} on {self.zones.inputs} input"
+            )
         lines += [f"{text}" for text in self.skipped]
         for what, figure in (("RAM", self.ram), ("flash", self.flash), ("stack", self.stack)):
             if figure.stated is not None and figure.linked is not None:
@@ -214,7 +234,7 @@ def verify(
     floats = _float_inputs(out, count, data, image_scale)
     inputs = device_inputs(manifest["inputs"], floats)
     executions = []
-    linked, stack_used = None, None
+    linked, stack_used, zones = None, None, None
     with tempfile.TemporaryDirectory(prefix="clio-cc-") as temporary:
         for number, each in enumerate(boards):
             progress("running boards", number, len(boards))
@@ -224,6 +244,9 @@ def verify(
                 plain = toolchain.build(out / "device", each, build_dir / "plain", hook=False)
                 linked = toolchain.linked_sizes(plain)
                 stack_used = toolchain.run(plain).stack_bytes
+                if (out / "device" / ZONES).is_file():  # else changed_files tells
+                    one = [batch[-1:] for batch in inputs]
+                    zones = run_between_zones(program, out / "device", each, one, build_dir / "zones")
         progress("running boards", len(boards), len(boards))
     device = manifest["device"]
     stack = device["stack_bytes"]
@@ -239,6 +262,7 @@ def verify(
         splits,
         local_error,
         tuple(results.changed_files(out, manifest)),
+        zones,
     )
 
 

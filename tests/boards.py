@@ -5,20 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 
 from clio_cc import execution
-from clio_cc.arena import plan_arena
+from clio_cc.arena import Arena, plan_arena
 from clio_cc.codegen.model import device_sources, vectors_source
+from clio_cc.codegen.zones import zones_source
 from clio_cc.program import Program
-from clio_cc.project import device_glue, project_files
+from clio_cc.project import ZONES, device_glue, project_files
 from clio_cc.qformat import Int8Array
 from clio_cc.targets import HOST, TARGETS, Board, Target
 
 
-def write_projects(program: Program, folder: Path) -> dict[Target, Path]:
-    """Generate a program's C once and write the device project of every target."""
-    arena = plan_arena(program)
+def write_projects(program: Program, folder: Path, arena: Arena | None = None) -> dict[Target, Path]:
+    """Generate a program's C once and write the device project of every target, by the plan given or the best."""
+    arena = arena or plan_arena(program)
     inputs = execution.random_inputs(program, 1)
     sources = device_sources(program, arena, "Test.")
     sources["test/clio_vectors.c"] = vectors_source(program, inputs, "Test.")
+    sources[ZONES] = zones_source(program, arena, "Test.")
     written = {}
     for target in TARGETS:
         glue = device_glue(

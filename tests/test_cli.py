@@ -226,7 +226,8 @@ def test_verify_json_with_the_emulated_board(out: Path, clio: Clio, tool: Callab
     for figure in ("ram_bytes", "flash_bytes"):
         assert found[figure]["stated"] == found[figure]["linked"] is not None
     assert found["stack_bytes"]["used"] <= found["stack_bytes"]["stated"]
-    assert found["bit_exact"] is True and found["problems"] == []
+    zones = {"board": "mps2_an500", "inputs": 1, "trespasses": [], "wrong": []}
+    assert found["bit_exact"] is True and found["problems"] == [] and found["red_zones"] == zones
 
 
 def test_profile_json_is_the_table(out: Path, clio: Clio) -> None:

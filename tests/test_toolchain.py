@@ -232,9 +232,18 @@ def test_unexpected_end() -> None:
 
 
 def test_parse_run() -> None:
-    lines = ["OP 0 0 ff 7", "DUMP 0 0 80", "OP 0 1 0a 8", "OUT 0 0 80ff", "OUT 0 1 00", "STACK 5", "DONE 1"]
+    lines = [
+        "OP 0 0 ff 7",
+        "DUMP 0 0 80",
+        "OP 0 1 0a 8",
+        "OUT 0 0 80ff",
+        "OUT 0 1 00",
+        "ZONE 3 -8",
+        "STACK 5",
+        "DONE 1",
+    ]
     assert parse_run(lines, "x") == TestRun(
-        ((255, 10),), ((7, 8),), ((b"\x80\xff", b"\0"),), 5, 1, {(0, 0): b"\x80"}
+        ((255, 10),), ((7, 8),), ((b"\x80\xff", b"\0"),), 5, 1, {(0, 0): b"\x80"}, zones=((3, -8),)
     )
 
 

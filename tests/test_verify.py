@@ -18,6 +18,7 @@ from graph_text import parse_proto, save
 from onnx import numpy_helper
 
 from clio_cc import results
+from clio_cc.arena import plan_arena
 from clio_cc.compiler import Options, compile_model
 
 Clio = Callable[..., Done]
@@ -124,6 +125,29 @@ def test_wrong_figures(out: Path, clio: Clio, tool: Tool) -> None:
         f"RAM: stated {device['ram_bytes'] - 8} bytes, linked {device['ram_bytes']}",
         f"flash: stated {device['flash_bytes'] + 4} bytes, linked {device['flash_bytes']}",
     ]
+
+
+def test_a_kernel_that_leaves_its_zone(out: Path, clio: Clio, tool: Tool) -> None:
+    """One byte too far: harmless where nothing lies behind, and found all the same."""
+    for command in ("arm-none-eabi-gcc", "qemu-system-arm"):
+        tool(command)
+    clean = clio("verify", out, "--board", "emulated", "--inputs", "2")
+    assert problems(clean) == []
+    assert clean.out.splitlines()[1] == "mps2_an500: red zones around every operator kept on 1 input"
+    program = compiled("stm32f7").program
+    arena, op = plan_arena(program), program.operators[-1]
+    at = arena.offsets[op.output.name] + op.output.bytes
+    model = out / "device/src/clio_model.c"
+    call = f"CLIO_END({len(program.operators) - 1},"
+    edit(model, call, f"clio_arena[{at}] = (int8_t)~clio_arena[{at}]; {call}")
+    done = clio("verify", out, "--board", "emulated", "--inputs", "2")
+    assert "mps2_an500: red zones around every operator CROSSED on 1 input" in done.out.splitlines()
+    name = f"operator {len(program.operators) - 1} '{op.name}' ({op.kind})"
+    changes = f"mps2_an500: {name} changes the arena at offset {at}, which is not its to write"
+    assert changes in problems(done)
+    found = json.loads(clio("verify", out, "--board", "emulated", "--inputs", "2", "--json").out)
+    assert found["bit_exact"] is True
+    assert [each["offset"] for each in found["red_zones"]["trespasses"]] == [at]
 
 
 def test_a_stack_deeper_than_stated(out: Path, clio: Clio, tool: Tool) -> None:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from clio_cc import reference
 from clio_cc.arena import Arena, scratch_name
 from clio_cc.codegen.emit import Emitter, c_type
+from clio_cc.codegen.zones import GUARD_BYTES
 from clio_cc.operators.base import Kernel, Operator, Tensor
 from clio_cc.program import Program
 from clio_cc.qformat import Int8Array, IntArray, describe_scale
@@ -229,6 +230,14 @@ void clio_op_end(uint32_t op, const int8_t *output, uint32_t bytes);
 void clio_forget(void);
 #endif
 
+#ifdef CLIO_RED_ZONES
+/* Tests only: the arena between two guards. */
+#define CLIO_GUARD_BYTES """
+        f"{GUARD_BYTES}"
+        """
+extern int8_t clio_guarded_arena[];
+#endif
+
 #ifdef __cplusplus
 }
 #endif
@@ -294,7 +303,14 @@ def _model(program: Program, arena: Arena, code: Code, front_matter: str) -> str
 #endif
 """
     )
-    out.line("static int8_t clio_arena[CLIO_ARENA_BYTES] CLIO_ALIGNED CLIO_ARENA_ATTRIBUTE;")
+    out.lines(
+        """#ifdef CLIO_RED_ZONES
+int8_t clio_guarded_arena[CLIO_ARENA_BYTES + 2 * CLIO_GUARD_BYTES] CLIO_ALIGNED CLIO_ARENA_ATTRIBUTE;
+#define clio_arena (clio_guarded_arena + CLIO_GUARD_BYTES)
+#else
+static int8_t clio_arena[CLIO_ARENA_BYTES] CLIO_ALIGNED CLIO_ARENA_ATTRIBUTE;
+#endif"""
+    )
     out.line()
     _runs(out, program, arena, code)
     out.lines(

@@ -4,8 +4,10 @@
  *   DUMP <vector> <op> <bytes in hex>        with CLIO_TEST_DUMP_OP=<op>, for that op
  *   OUT <vector> <output> <bytes in hex>
  *   UNIT <vector> <tap> <hash>               CRC-32 of all units of a partition point, as clio_unit hands them out
+ *   ZONE <op> <offset>                       with CLIO_RED_ZONES; the op changed a byte of the arena that is not its to
+ *                                            write, at this offset or behind it; negative or beyond the end in a guard
  *   STACK <bytes>                            most stack used by a run, and by the hooks where they are compiled in
- *   DONE <mismatches>                        op outputs that differ from clio_expected; exit code 1 if any
+ *   DONE <mismatches>                        op outputs that differ from clio_expected; exit code 1 if any, or any ZONE
  *
  * OP comes from a run through everything; OUT and UNIT of a partition point from a run that goes no further.
  * Without CLIO_OP_HOOK there are no op outputs to compare: DONE 0 then says only that the firmware came to its end. */
@@ -17,6 +19,9 @@
 #if defined(CLIO_TEST_DUMP_OP) && !defined(CLIO_OP_HOOK)
 #error "CLIO_TEST_DUMP_OP needs CLIO_OP_HOOK"
 #endif
+#if defined(CLIO_RED_ZONES) && !defined(CLIO_OP_HOOK)
+#error "CLIO_RED_ZONES needs CLIO_OP_HOOK"
+#endif
 
 /* test/clio_vectors.c: inputs, vector after vector, and CLIO_OPS hashes for each vector. */
 extern const uint32_t clio_vector_count;
@@ -27,7 +32,7 @@ int clio_test(void);
 
 static uint32_t stack_most;
 
-static void put_number(uint32_t value) {
+static void put_digits(uint32_t value) {
     static char text[11]; /* static, like all buffers here, to keep the hooks' share of the stack small */
     char *at = text + sizeof text - 1;
     *at = '\0';
@@ -35,8 +40,12 @@ static void put_number(uint32_t value) {
         *--at = (char)('0' + value % 10u);
         value /= 10u;
     } while (value != 0u);
-    board_puts(" ");
     board_puts(at);
+}
+
+static void put_number(uint32_t value) {
+    board_puts(" ");
+    put_digits(value);
 }
 
 static void put_hex(const int8_t *bytes, uint32_t count) {
@@ -99,6 +108,87 @@ static uint32_t mismatches;
 static uint32_t op_started;
 static uint32_t hook_cost;
 
+#ifdef CLIO_RED_ZONES
+
+/* test/clio_zones.c. Before an operator everything that is dead is filled with a pattern that is new for each operator: whoever
+ * reads it, or relies on what was there, gets something wrong. Afterwards all that the operator must not write is as before. */
+extern const uint32_t clio_zone_at[];
+extern const uint32_t clio_zone_edges[];
+extern uint32_t clio_zone_hashes[];
+
+static uint32_t zones_broken;
+
+static int8_t zone_pattern(uint32_t op, uint32_t at) {
+    return (int8_t)((op * 37u + at * 11u + 90u) & 127u);
+}
+
+/* FNV-1a, by words. */
+static uint32_t zone_hash(uint32_t from, uint32_t to) {
+    uint32_t hash = 2166136261u;
+    for (; from < to && from % 4u != 0u; from++) {
+        hash = (hash ^ ((uint32_t)clio_guarded_arena[from] & 0xffu)) * 16777619u;
+    }
+    for (; to - from >= 4u; from += 4u) {
+        uint32_t word;
+        memcpy(&word, clio_guarded_arena + from, sizeof word);
+        hash = (hash ^ word) * 16777619u;
+    }
+    for (; from < to; from++) {
+        hash = (hash ^ ((uint32_t)clio_guarded_arena[from] & 0xffu)) * 16777619u;
+    }
+    return hash;
+}
+
+static void zones_begin(uint32_t op) {
+    uint32_t edge;
+    for (edge = clio_zone_at[2u * op]; edge < clio_zone_at[2u * op + 1u]; edge += 2u) {
+        uint32_t at;
+        for (at = clio_zone_edges[edge]; at < clio_zone_edges[edge + 1u]; at++) {
+            clio_guarded_arena[at] = zone_pattern(op, at);
+        }
+    }
+    for (; edge < clio_zone_at[2u * op + 2u]; edge += 2u) {
+        const uint32_t zone = (edge - clio_zone_at[2u * op + 1u]) / 2u;
+        clio_zone_hashes[zone] = zone_hash(clio_zone_edges[edge], clio_zone_edges[edge + 1u]);
+    }
+}
+
+/* The first dead byte that has changed between two offsets; the first of the two if none has. */
+static uint32_t zone_changed(uint32_t op, uint32_t from, uint32_t to) {
+    uint32_t edge;
+    for (edge = clio_zone_at[2u * op]; edge < clio_zone_at[2u * op + 1u]; edge += 2u) {
+        uint32_t at;
+        for (at = clio_zone_edges[edge]; at < clio_zone_edges[edge + 1u]; at++) {
+            if (at >= from && at < to && clio_guarded_arena[at] != zone_pattern(op, at)) {
+                return at;
+            }
+        }
+    }
+    return from;
+}
+
+static void zones_end(uint32_t op) {
+    uint32_t edge;
+    for (edge = clio_zone_at[2u * op + 1u]; edge < clio_zone_at[2u * op + 2u]; edge += 2u) {
+        const uint32_t from = clio_zone_edges[edge], to = clio_zone_edges[edge + 1u];
+        if (clio_zone_hashes[(edge - clio_zone_at[2u * op + 1u]) / 2u] != zone_hash(from, to)) {
+            const uint32_t at = zone_changed(op, from, to);
+            zones_broken++;
+            board_puts("ZONE");
+            put_number(op);
+            if (at < (uint32_t)CLIO_GUARD_BYTES) {
+                board_puts(" -");
+                put_digits((uint32_t)CLIO_GUARD_BYTES - at);
+            } else {
+                put_number(at - (uint32_t)CLIO_GUARD_BYTES);
+            }
+            board_puts("\n");
+        }
+    }
+}
+
+#endif
+
 static void report_op(uint32_t op, const int8_t *output, uint32_t bytes, uint32_t instructions) {
     uint32_t hash;
     if (reporting == 0u) {
@@ -127,6 +217,11 @@ static void report_op(uint32_t op, const int8_t *output, uint32_t bytes, uint32_
 
 void clio_op_begin(uint32_t op) {
     (void)op;
+#ifdef CLIO_RED_ZONES
+    if (reporting != 0u) {
+        zones_begin(op);
+    }
+#endif
     op_started = board_counter();
 }
 
@@ -136,6 +231,11 @@ void clio_op_end(uint32_t op, const int8_t *output, uint32_t bytes) {
         hook_cost = spent;
         return;
     }
+#ifdef CLIO_RED_ZONES
+    if (reporting != 0u) {
+        zones_end(op);
+    }
+#endif
     report_op(op, output, bytes, spent > hook_cost ? spent - hook_cost : 0u);
 }
 
@@ -252,6 +352,9 @@ int clio_test(void) {
     board_puts("\nDONE");
     put_number(wrong);
     board_puts("\n");
+#ifdef CLIO_RED_ZONES
+    wrong += zones_broken;
+#endif
     return wrong == 0u ? 0 : 1;
 }
 
