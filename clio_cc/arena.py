@@ -191,6 +191,8 @@ class _Needs:
         group.last = max(group.last, last)
 
     def _read(self, index: int, op: Operator) -> None:
+        if isinstance(op, WITHOUT_CODE):  # these bytes are read by what reads the result, when it does
+            return
         for i, tensor in enumerate(op.inputs):
             group, offset = self._home[tensor.name]
             sweep = op.sweep(i)
@@ -289,7 +291,7 @@ def _shared(op: Operator, index: int, home: dict[str, tuple[_Group, int]]) -> tu
     for i in op.in_place:
         tensor = op.inputs[i]
         group, offset = home[tensor.name]
-        if tensor.bytes == op.output.bytes and group.last == index:
+        if tensor.bytes >= op.output.bytes and group.last == index:
             return group, offset
     return None
 

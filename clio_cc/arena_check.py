@@ -137,7 +137,8 @@ def _check_order(op: Operator, index: int, sweep: Sweep | None, memory: _Memory)
     source = memory.place(tensor.name, tensor.bytes)
     target = memory.place(op.output.name, op.output.bytes)
     common = np.arange(max(source.start, target.start), min(source.stop, target.stop))
-    if len(common) == 0 or (source == target and index in op.in_place):
+    within = source.start == target.start and source.stop >= target.stop
+    if len(common) == 0 or (within and index in op.in_place):
         return
     if sweep is None:
         raise WrongPlanError(
