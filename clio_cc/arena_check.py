@@ -83,6 +83,24 @@ class _Memory:
         self.numbers[tensor.name] = numbers
         self.bytes[self.place(tensor.name, tensor.bytes)] = numbers
 
+    def take(self, op: Operator) -> None:
+        """See that the output of an operator without code is its inputs' bytes; who reads it sees what they are."""
+        numbers: list[Any] = [self.numbers[t.name].reshape(1, *t.shape) for t in op.inputs]
+        places = [self.place(t.name, t.bytes) for t in op.inputs]
+        lie: list[Any] = [
+            np.arange(place.start, place.stop).reshape(1, *t.shape)
+            for t, place in zip(op.inputs, places, strict=True)
+        ]
+        self.numbers[op.output.name] = np.asarray(op.evaluate(numbers), np.int64).reshape(-1)
+        expected = np.asarray(op.evaluate(lie), np.int64).reshape(-1)
+        moved = np.flatnonzero(
+            expected != np.arange(len(expected)) + self.place(op.output.name, op.output.bytes).start
+        )
+        if len(moved):
+            raise WrongPlanError(
+                f"byte {moved[0]} of {op.output.name} lies elsewhere, though {op.name} moves nothing"
+            )
+
     def spoil(self, name: str, size: int) -> None:
         """Overwrite scratch memory."""
         self.bytes[self.place(name, size)] = -2
@@ -107,11 +125,7 @@ class _Memory:
 def _step(op: Operator, memory: _Memory) -> None:
     """Replay one operator: its scratch is written first, then inputs are read and the output is written as it sweeps."""
     if isinstance(op, WITHOUT_CODE):
-        for tensor in op.inputs:
-            memory.check(tensor, f"when {op.name} takes it")
-        inputs: list[Any] = [memory.numbers[t.name].reshape(1, *t.shape) for t in op.inputs]
-        memory.numbers[op.output.name] = np.asarray(op.evaluate(inputs), np.int64).reshape(-1)
-        memory.check(op.output, f"though {op.name} moves nothing")
+        memory.take(op)
         return
     if op.scratch_bytes:
         _check_scratch(op, memory)
