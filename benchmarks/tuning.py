@@ -3,7 +3,7 @@
     python benchmarks/tuning.py [--target NAME …] [--random N] [--dry-run]
 
 Writes ``targets/<board>/schedules.json``: instructions of every schedule of every shape of the benchmark networks and of
-some random shapes, and a linear model of each schedule for shapes that were not measured. The table says how well the
+some random shapes, and a linear model of each kernel for shapes that were not measured. The table says how well the
 model chooses where it was not fitted: with one network's shapes left out, how many more instructions its choices for that
 network take than the best. Shapes that the file holds already are measured again, so that the file does not depend on
 which networks lie beside the repository.

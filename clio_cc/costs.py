@@ -7,7 +7,7 @@ emulated boards and writes it anew. Compiling only reads it.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib import resources
@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from clio_cc.operators import matmul, wide
 from clio_cc.operators.conv import Conv
 from clio_cc.operators.schedule import Schedule
 from clio_cc.qformat import FloatArray
@@ -47,7 +48,7 @@ class Costs:
 
     Attributes:
         measured: Shape → schedule's text → instructions.
-        model: Schedule's text → coefficients of :func:`features`, from :func:`fit_model`.
+        model: Name of a model → coefficients of the counts of :func:`work`, from :func:`fit_model`.
     """
 
     measured: Mapping[Shape, Mapping[str, int]] = field(default_factory=dict)
@@ -60,8 +61,9 @@ class Costs:
 
     def modelled(self, op: Conv, schedule: Schedule) -> float | None:
         """Return what the model says, whether or not the shape was measured."""
-        coefficients = self.model.get(str(schedule))
-        return None if coefficients is None else float(np.dot(features(op, schedule), np.array(coefficients)))
+        name, counts = work(op, schedule)
+        coefficients = self.model.get(name)
+        return None if coefficients is None else float(counts @ np.array(coefficients))
 
     def to_json(self) -> str:
         """Return the text of a board's file."""
@@ -100,60 +102,99 @@ def costs_of(target: Target) -> Costs:
     return Costs.from_json(file.read_text("utf-8")) if file.is_file() else Costs()
 
 
-FEATURES = (
-    "whole tiles",
-    "left-over pixels",
-    "outputs",
-    "gathered",
-    "input",
-    "weights",
-    "row starts",
-    "once",
-)
-"""What :func:`features` counts: multiply-accumulates in whole tiles and in what is left of rows, outputs, bytes of
-receptive fields, bytes of the input, weights, rows of four channels."""
+def work(op: Conv, schedule: Schedule) -> tuple[str, FloatArray]:
+    """Return the name of the model of a schedule, and the counts of which its instructions are nearly a linear function."""
+    name, counts = _WORK[schedule.kernel](op, schedule)
+    return name, np.array([*counts, 1], np.float64)
 
 
-def features(op: Conv, schedule: Schedule) -> FloatArray:
-    """Return the counts of `FEATURES`, of which a schedule's instructions are a linear function, nearly."""
-    (height, width, channels), (out_h, out_w, cout) = op.image_in, op.image_out
-    flat = op.weight.shape[1:3] == (1, 1)
-    rows, row = (1, out_h * out_w) if flat else (out_h, out_w)
-    left = rows * (row % schedule.tile[0])
-    window = int(op.weight.size) // cout
-    pixels = out_h * out_w
-    gathered = pixels * window * (1 if not op.depthwise else cout)
-    counts = (
-        (pixels - left) * cout * window,
-        left * cout * window,
-        pixels * cout,
-        gathered,
-        height * width * channels,
-        int(op.weight.size),
-        rows * -(-cout // 4),
-        1,
-    )
-    return np.array(counts, np.float64)
+def _matmul_work(op: Conv, schedule: Schedule) -> tuple[str, list[int]]:
+    """Products and ends of whole tiles and of what is left of rows; runs and lanes gathered."""
+    image, runs = matmul.Image.of(op), matmul.runs_of(op)
+    pixels, channels = schedule.tile
+    tiles = op.groups * -(-op.image_out[2] // op.groups // channels)
+    lanes, whole, left = runs.count * runs.lanes, image.out_h * (image.out_w // pixels), image.out_w % pixels
+    gathers = image.out_h * image.out_w * op.groups
+    return f"matmul {pixels}x{channels}", [
+        whole * pixels * tiles * channels * lanes,
+        image.out_h * left * tiles * channels * lanes,
+        whole * tiles,
+        image.out_h * min(left, 1) * tiles,
+        gathers * runs.count,
+        gathers * lanes,
+    ]
 
 
-def fit_model(measured: Sequence[tuple[Conv, Schedule, int]]) -> dict[str, tuple[float, ...]]:
-    """Return for every schedule the coefficients that fit what was measured of it, by least squares of relative errors.
+def _wide_work(op: Conv, schedule: Schedule) -> tuple[str, list[int]]:
+    """Products, ends of tiles, pairs of pixels, their lanes, the bytes put together beforehand, weights widened."""
+    layout, (out_h, out_w, cout) = wide.Layout.of(op, schedule), op.image_out
+    pairs, parts = -(-out_h * out_w // wide.PIXELS), cout // layout.channels
+    directly = op.weight.shape[2] * op.weight.shape[3] % 4 == 0
+    staged = out_h * out_w - (_inside(op) if directly else 0)
+    return f"wide {layout.tile}", [
+        pairs * cout * layout.lanes,
+        pairs * cout // layout.tile,
+        pairs * parts,
+        pairs * parts * layout.lanes,
+        staged * parts * layout.lanes,
+        cout * layout.lanes,
+    ]
 
-    Coefficients are rounded to four digits, so that a file is readable and the same on every machine.
+
+def _depthwise_work(op: Conv, schedule: Schedule) -> tuple[str, list[int]]:
+    """Products, outputs, rows of four channels, outputs at the border."""
+    out_h, out_w, channels = op.image_out
+    counts = [op.macs, op.output.bytes, out_h * -(-channels // 4), (out_h * out_w - _inside(op)) * channels]
+    return str(schedule), counts
+
+
+def _planar_work(op: Conv, schedule: Schedule) -> tuple[str, list[int]]:
+    """Products, outputs, inputs, rows and bands of four channels."""
+    out_h, _, channels = op.image_out
+    parts = -(-channels // 4)
+    return "planar", [
+        op.macs,
+        op.output.bytes,
+        op.inputs[0].bytes,
+        out_h * parts,
+        parts * out_h // schedule.tile[0],
+    ]
+
+
+def _inside(op: Conv) -> int:
+    """Output pixels whose windows lie wholly inside the image."""
+    inside = 1
+    for axis in range(2):
+        first = np.arange(op.image_out[axis]) * op.stride[axis] - op.pads[axis]
+        last = first + op.dilation[axis] * (op.weight.shape[1 + axis] - 1)
+        inside *= int(np.count_nonzero((first >= 0) & (last < op.image_in[axis])))
+    return inside
+
+
+_WORK = {
+    "matmul": _matmul_work,
+    "wide": _wide_work,
+    "depthwise": _depthwise_work,
+    "planar": _planar_work,
+}
+
+
+def fit_model(measured: Iterable[tuple[Conv, Schedule, int]]) -> dict[str, tuple[float, ...]]:
+    """Return the coefficients of every model that fit what was measured, by least squares of relative errors.
+
+    They are rounded to four digits, so that a file is readable and the same on every machine.
     """
     groups: dict[str, list[tuple[FloatArray, int]]] = {}
-    for op, schedule, count in measured:
-        groups.setdefault(str(schedule), []).append((features(op, schedule), count))
-    model = {}
-    for name, rows in groups.items():
-        counts = np.array([count for _, count in rows], np.float64)
-        matrix = np.stack([row for row, _ in rows]) / counts[:, None]
-        scale = np.maximum(np.linalg.norm(matrix, axis=0), 1e-12)
-        ridge = np.eye(len(FEATURES)) * 1e-3
-        solved = np.linalg.lstsq(
-            np.concatenate([matrix / scale, ridge]),
-            np.concatenate([np.ones(len(rows)), np.zeros(len(FEATURES))]),
-            rcond=None,
-        )[0]
-        model[name] = tuple(float(f"{value:.4g}") for value in solved / scale)
-    return model
+    for op, schedule, instructions in measured:
+        name, counts = work(op, schedule)
+        groups.setdefault(name, []).append((counts, instructions))
+    return {name: _solved(rows) for name, rows in groups.items()}
+
+
+def _solved(rows: Sequence[tuple[FloatArray, int]]) -> tuple[float, ...]:
+    matrix = np.stack([counts / instructions for counts, instructions in rows])
+    scale = np.maximum(np.linalg.norm(matrix, axis=0), 1e-12)
+    ridge = np.eye(matrix.shape[1]) * 1e-3  # counts that always go together have no one solution
+    target = np.concatenate([np.ones(len(rows)), np.zeros(matrix.shape[1])])
+    solved = np.linalg.lstsq(np.concatenate([matrix / scale, ridge]), target, rcond=None)[0]
+    return tuple(float(f"{value:.4g}") for value in solved / scale)
