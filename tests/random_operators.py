@@ -69,7 +69,7 @@ def _window(rng: Random, size: int) -> tuple[int, int, int, int, int, int] | Non
 
 
 def _conv(
-    rng: Random, index: int, groups: int, cin: int, cout: int, taps: tuple[int, int] | None = None
+    rng: Random, index: int, groups: int, cin: int, cout: int, *, taps: tuple[int, int] | None = None
 ) -> Conv | None:
     size = _ints(rng, 1, 9, 2)
     rows, columns = _window(rng, size[0]), _window(rng, size[1])
@@ -122,7 +122,7 @@ def depthwise(rng: Random, index: int) -> Conv | None:
 def planar(rng: Random, index: int) -> Conv | None:
     """Depthwise 3×3 by the planar kernel."""
     channels = int(rng.integers(4, 14))
-    op = _conv(rng, index, channels, channels, channels, (3, 3))
+    op = _conv(rng, index, channels, channels, channels, taps=(3, 3))
     schedules = (
         [schedule for schedule in op.schedules if schedule.kernel == "planar"] if op is not None else []
     )

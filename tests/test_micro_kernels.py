@@ -251,6 +251,51 @@ def depthwises(rng: np.random.Generator) -> Iterator[Call]:
         yield Call(text, acc.astype(np.int32), sums.astype(np.int32), (x.astype(np.int8), packed))
 
 
+def pairs(rng: np.random.Generator) -> Iterator[Call]:
+    for rows, (column, step), extreme in product(range(4), ((5, 1), (5, 2), (10, 1), (5, 3)), (False, True)):
+        x = int8s(rng, (3, 9, 5), extreme)
+        w = int8s(rng, (3, 3, 4), extreme)
+        acc = rng.integers(-1000, 1000, (2, 4))
+        sums = acc.copy()
+        for pixel, r, t in product(range(2), range(rows), range(3)):
+            sums[pixel] += x[r, t * column // 5 + pixel * step, 1:] * w[r, t]
+        packed = w[:, :, [0, 2, 1, 3]].astype(np.int16)
+        text = f"clio_depthwise_pair({{r}}, {{0}} + 1, {{1}}, {rows}, 45, {column}, {step * 5})"
+        yield Call(text, acc.astype(np.int32), sums.astype(np.int32), (x.astype(np.int8), packed))
+
+
+def written(text: str, values: Array, tables: tuple[Array, ...]) -> Call:
+    """`values` at byte 1 of a result in which nothing else changes."""
+    before = np.full(len(values) + 6, 0x55, np.int8)
+    after = before.copy()
+    after[1 : 1 + len(values)] = values
+    return Call(text, before, after, tables)
+
+
+def elementwise(rng: np.random.Generator) -> Iterator[Call]:
+    """Every way to add bytes, on all pairs of what matters to a rounding or a saturation."""
+    edges = np.array([-128, -127, -126, -125, -65, -64, -3, -2, -1, 0, 1, 2, 3, 63, 64, 126, 127], np.int8)
+    a, b = (values.reshape(-1) for values in np.meshgrid(edges, edges))
+    bounds = ((-128, 127), (0, 127), (0, 96), (-100, 90))
+    for index, (doubled, more) in enumerate(product(range(4), range(4))):
+        shift, (lo, hi) = doubled + more, bounds[index % 4]
+        total = (a.astype(int) << doubled) + b + ((1 << shift) >> 1) >> shift
+        text = f"clio_add_bytes({{r}} + 1, {{0}}, {{1}}, {len(a)}, {doubled}, {shift}, {lo}, {hi})"
+        yield written(text, np.clip(total, lo, hi), (a, b))
+    x, y = int8s(rng, (23,), False).astype(np.int8), int8s(rng, (23,), False).astype(np.int8)
+    for count, (lo, hi), shift in product((0, 1, 3, 4, 11, 19), bounds, (0, 1, 13)):
+        u, v, half = x[1 : 1 + count].astype(int), y[2 : 2 + count].astype(int), (1 << shift) >> 1
+        end = f"{shift}, {lo}, {hi})"
+        for text, total in (
+            (f"clio_add({{r}} + 1, {{0}} + 1, {{1}} + 2, {count}, 32767, -77, {end}", u * 32767 - v * 77),
+            (f"clio_mul({{r}} + 1, {{0}} + 1, {{1}} + 2, {count}, {end}", u * v),
+            (f"clio_rescale({{r}} + 1, {{0}} + 1, {count}, 129, {end}", u * 129),
+        ):
+            yield written(text, np.clip(total + half >> shift, lo, hi), (x, y))
+    for count in range(23):
+        yield written(f"clio_move({{r}} + 1, {{0}}, {count})", x[:count], (x,))
+
+
 FAMILIES = (
     clamps,
     mulshifts,
@@ -264,6 +309,8 @@ FAMILIES = (
     copies,
     wides,
     depthwises,
+    pairs,
+    elementwise,
 )
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from clio_cc.operators.base import Kernel, Operator, Sweep, Tensor, elementwise_sweep
 from clio_cc.qformat import Int8Array, IntArray, Requantize, check_accumulator, fraction_bits
 
+INT16_MAX = 2**15 - 1
 MULTIPLIER_BITS = 15  # a product with an int8 leaves room in an int32 for every sum of two
 
 
@@ -90,6 +91,10 @@ class Elementwise(Operator):
         """Everything besides shapes that the code depends on."""
         raise NotImplementedError
 
+    def micro_kernel(self) -> tuple[str, tuple[int, int], tuple[int, ...]] | None:
+        """Return a micro-kernel's name, the order of its inputs and its last arguments; None where it takes plain C."""
+        raise NotImplementedError
+
     def kernel(self) -> Kernel:
         elements, period = self.inputs[0].bytes, self.inputs[1].bytes
         requantize = self.requantize
@@ -98,19 +103,9 @@ class Elementwise(Operator):
         key = (type(self).__name__, elements, period, self.constants(), multiplier, shift, lo, hi)
 
         def build() -> Any:
-            from clio_cc.codegen import tir
+            from clio_cc.operators import elementwise_tir
 
-            with (
-                tir.prim_func(((elements,), "int8"), ((period,), "int8"), ((elements,), "int8")) as f,
-                tir.loop(elements // period) as outer,
-                tir.loop(period) as inner,
-                tir.block(),
-            ):
-                a, b, y = f.arguments
-                i = outer * period + inner
-                acc = self.combine(tir.int32(a[i]), tir.int32(b[inner])) + int(requantize.rounding[0])
-                tir.store(y, tir.requantize(acc, shift, multiplier, lo, hi), i)
-            return f.func
+            return elementwise_tir.elementwise(self)
 
         return Kernel(key, build)
 
@@ -135,6 +130,18 @@ class Add(Elementwise):
     def constants(self) -> tuple[Any, ...]:
         return self.multipliers
 
+    def micro_kernel(self) -> tuple[str, tuple[int, int], tuple[int, ...]] | None:
+        shift, bounds = int(self.requantize.shift[0]), (self.requantize.lo, self.requantize.hi)
+        if self.requantize.multiplier is not None or max(map(abs, self.multipliers)) > INT16_MAX:
+            return None
+        bits = [fraction_bits(1 / m) if m > 0 else None for m in self.multipliers]
+        if bits[0] is not None and bits[1] is not None:
+            common, doubled = min(bits[0], bits[1]), abs(bits[0] - bits[1])
+            if shift - common >= doubled:
+                order = (0, 1) if bits[0] >= bits[1] else (1, 0)
+                return "clio_add_bytes", order, (doubled, shift - common, *bounds)
+        return "clio_add", (0, 1), (*self.multipliers, shift, *bounds)
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Mul(Elementwise):
@@ -148,3 +155,8 @@ class Mul(Elementwise):
 
     def constants(self) -> tuple[Any, ...]:
         return ()
+
+    def micro_kernel(self) -> tuple[str, tuple[int, int], tuple[int, ...]] | None:
+        if self.requantize.multiplier is not None:
+            return None
+        return "clio_mul", (0, 1), (int(self.requantize.shift[0]), self.requantize.lo, self.requantize.hi)

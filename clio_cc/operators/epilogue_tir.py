@@ -12,8 +12,13 @@ if TYPE_CHECKING:
     from clio_cc.operators.conv import Conv
 
 
-def parameters(op: Conv, channels: int) -> list[tuple[tuple[int, ...], str]]:
-    """Return shapes and types of the epilogue's tables: bias, the multiplier if there is one, shift."""
+def parameters(op: Conv, channels: int, alike: int | None = None) -> list[tuple[tuple[int, ...], str]]:
+    """Return shapes and types of the epilogue's tables: bias, the multiplier if there is one, shift.
+
+    Only the bias where all channels are shifted `alike`, see operators/alike.py.
+    """
+    if alike is not None:
+        return [((channels,), "int32")]
     multiplier = [((channels,), "int32")] if op.requantize.multiplier is not None else []
     return [((channels,), "int32"), *multiplier, ((channels,), "int8")]
 
@@ -48,3 +53,18 @@ def finish(op: Conv, acc: Any, epilogue: list[Any], channel: Any, channels: int,
                 continue
             for c in range(channels):
                 tir.store(y, tir.int8(acc[p, c]), first + c)
+
+
+def finish_alike(op: Conv, acc: Any, shift: int, channel: Any, channels: int, y: Any, pixel: Any) -> None:
+    """The same for accumulators that all have one shift, see operators/alike.py."""
+    pixels, cout = int(acc.shape[0]), op.image_out[2]
+    bounds = shift, op.requantize.lo, op.requantize.hi
+    with T.sblock("requantize"):
+        for p in range(pixels):
+            first = (pixel + p) * cout + channel
+            if channels == 4:
+                tir.call("clio_store_4_shifted", tir.at(y, first), *(acc[p, c] for c in range(4)), *bounds)
+                continue
+            for c in range(channels):
+                value = T.call_extern("int32", "clio_shifted", acc[p, c], *bounds)
+                tir.store(y, tir.int8(value), first + c)

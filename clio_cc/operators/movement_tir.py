@@ -35,8 +35,9 @@ def pad(shape: tuple[int, ...], pads: tuple[int, int, int, int], value: int) -> 
         x, y = f.arguments
         with tir.loop(out_rows * out_row) as i, tir.block():
             tir.store(y, T.int8(value), i)
-        with tir.loop(height) as row, tir.loop(width * channels) as i, tir.block():
-            tir.store(y, x[row * width * channels + i], (row + top) * out_row + left * channels + i)
+        with tir.loop(height) as row, tir.block():
+            place = tir.at(y, (row + top) * out_row + left * channels)
+            tir.call("clio_move", place, tir.at(x, row * width * channels), width * channels)
     return f.func
 
 
@@ -47,12 +48,18 @@ def concat(rows: Sequence[int], count: int, multipliers: Sequence[int], shift: i
         *inputs, y = f.arguments
         start = 0
         for x, row, multiplier in zip(inputs, rows, multipliers, strict=True):
-            plain = multiplier == 1 << shift and (lo, hi) == (-128, 127)
-            rounding = (1 << shift) >> 1
-            with tir.loop(count) as outer, tir.loop(row) as i, tir.block():
-                value = x[outer * row + i]
-                if not plain:
-                    value = tir.requantize(tir.int32(value) * multiplier + rounding, shift, None, lo, hi)
-                tir.store(y, value, outer * total + start + i)
+            factor, halvings = _reduced(multiplier, shift)
+            plain = (factor, halvings, lo, hi) == (1, 0, -128, 127)
+            name, last = ("clio_move", ()) if plain else ("clio_rescale", (factor, halvings, lo, hi))
+            with tir.loop(count) as outer, tir.block():
+                tir.call(name, tir.at(y, outer * total + start), tir.at(x, outer * row), row, *last)
             start += row
     return f.func
+
+
+def _reduced(multiplier: int, shift: int) -> tuple[int, int]:
+    """Return multiplier and shift of the same rescaling whose multiplier fits an int16: it is odd, or nothing is shifted."""
+    while shift > 0 and multiplier % 2 == 0:
+        multiplier, shift = multiplier // 2, shift - 1
+    # Without a shift every value but 0 is saturated by less.
+    return (min(multiplier, 128), 0) if shift == 0 else (multiplier, shift)

@@ -14,13 +14,13 @@ import numpy.typing as npt
 
 from clio_cc.operators.alike import alike
 from clio_cc.operators.base import Kernel, Sweep
-from clio_cc.operators.epilogue import code_key, epilogue_tables
+from clio_cc.operators.depthwise import CHANNELS, tables_of
+from clio_cc.operators.epilogue import code_key
 from clio_cc.operators.schedule import Schedule
 
 if TYPE_CHECKING:
     from clio_cc.operators.conv import Conv
 
-CHANNELS = 4
 TAPS = 3
 BAND_ROWS = 8
 
@@ -76,11 +76,4 @@ def kernel(op: Conv, schedule: Schedule) -> Kernel:
 
         return planar_tir.planar(op, schedule.tile[0], shift)
 
-    if same is not None:
-        tables: tuple[tuple[str, Any], ...] = (("weight", pack_weights(same.weight)), ("bias", same.bias))
-    else:
-        tables = (
-            ("weight", pack_weights(op.weight[..., 0])),
-            *epilogue_tables(op.requantize, op.bias),
-        )
-    return Kernel(key, build, tables, scratch_bytes(op, schedule))
+    return Kernel(key, build, tables_of(op, same, pack_weights), scratch_bytes(op, schedule))

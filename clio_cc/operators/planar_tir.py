@@ -8,7 +8,8 @@ from tvm.script.ir_builder import tirx as T
 
 from clio_cc.codegen import tir
 from clio_cc.operators import epilogue_tir
-from clio_cc.operators.planar import CHANNELS, TAPS, pitch_of
+from clio_cc.operators.depthwise import CHANNELS
+from clio_cc.operators.planar import TAPS, pitch_of
 
 if TYPE_CHECKING:
     from clio_cc.operators.conv import Conv
@@ -25,11 +26,10 @@ def planar(op: Conv, rows: int, shift: int | None) -> Any:
     (height, width, channels), (out_h, out_w, _) = op.image_in, op.image_out
     pitch = pitch_of(op)
     step = (rows + TAPS - 1) * pitch
-    epilogue = [((channels,), "int32")] if shift is not None else epilogue_tir.parameters(op, channels)
     with tir.prim_func(
         ((height * width * channels,), "int8"),
         ((channels, TAPS, 4), "int16"),
-        *epilogue,
+        *epilogue_tir.parameters(op, channels, shift),
         ((CHANNELS, rows + TAPS - 1, pitch), "int16"),
         ((out_h * out_w * channels,), "int8"),
     ) as f:

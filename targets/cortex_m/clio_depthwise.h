@@ -84,4 +84,73 @@ CLIO_INLINE void clio_depthwise_3(int32_t *acc, const int8_t *x, const int16_t *
     }
 }
 
+/* Four channels of a pixel, and what a tap adds of them to the sums a0 .. a3. */
+#define CLIO_WIDEN_4(x)                             \
+    do {                                            \
+        uint32_t bytes = clio_load(x);              \
+        odd = clio_sxtb16_odd(bytes);               \
+        even = clio_sxtb16(bytes);                  \
+    } while (0)
+
+#define CLIO_ADD_4(a0, a1, a2, a3)                  \
+    do {                                            \
+        CLIO_SMLABB(a0, even, w_even);              \
+        CLIO_SMLATT(a2, even, w_even);              \
+        CLIO_SMLABB(a1, odd, w_odd);                \
+        CLIO_SMLATT(a3, odd, w_odd);                \
+    } while (0)
+
+/* A row: what the windows have in common is widened once. Weights of a tap stay for both pixels. */
+CLIO_INLINE void clio_depthwise_pair_row(int32_t *acc, const int8_t *x, const int16_t *w, int32_t x_column,
+                                         int32_t x_next) {
+    uint32_t even, odd, w_even, w_odd;
+    int32_t a0 = acc[0], a1 = acc[1], a2 = acc[2], a3 = acc[3];
+    int32_t b0 = acc[4], b1 = acc[5], b2 = acc[6], b3 = acc[7];
+    if (x_next == x_column) {
+        CLIO_WIDEN_4(x);
+        for (int32_t t = 0; t < 3; ++t) {
+            CLIO_LOAD2(w_even, w_odd, w);
+            CLIO_ADD_4(a0, a1, a2, a3);
+            x += x_column;
+            CLIO_WIDEN_4(x);
+            CLIO_ADD_4(b0, b1, b2, b3);
+        }
+    } else {
+        CLIO_LOAD2_AT(w_even, w_odd, w, 8);
+        CLIO_WIDEN_4(x + x_column);
+        CLIO_ADD_4(a0, a1, a2, a3);
+        CLIO_WIDEN_4(x + x_next + x_column);
+        CLIO_ADD_4(b0, b1, b2, b3);
+        CLIO_LOAD2_AT(w_even, w_odd, w, 0);
+        CLIO_WIDEN_4(x);
+        CLIO_ADD_4(a0, a1, a2, a3);
+        CLIO_WIDEN_4(x + x_next);
+        CLIO_ADD_4(b0, b1, b2, b3);
+        CLIO_LOAD2_AT(w_even, w_odd, w, 16);
+        if (x_next != 2 * x_column) {
+            CLIO_WIDEN_4(x + 2 * x_column);
+        }
+        CLIO_ADD_4(a0, a1, a2, a3);
+        CLIO_WIDEN_4(x + x_next + 2 * x_column);
+        CLIO_ADD_4(b0, b1, b2, b3);
+    }
+    acc[0] = a0;
+    acc[1] = a1;
+    acc[2] = a2;
+    acc[3] = a3;
+    acc[4] = b0;
+    acc[5] = b1;
+    acc[6] = b2;
+    acc[7] = b3;
+}
+
+CLIO_INLINE void clio_depthwise_pair(int32_t *acc, const int8_t *x, const int16_t *w, int32_t rows,
+                                     int32_t x_row, int32_t x_column, int32_t x_next) {
+    const int16_t *end = w + 12 * rows; /* a counter would take a register that is not there */
+    CLIO_HIDE(end);
+    for (; w != end; x += x_row, w += 12) {
+        clio_depthwise_pair_row(acc, x, w, x_column, x_next);
+    }
+}
+
 #endif

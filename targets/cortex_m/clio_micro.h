@@ -49,7 +49,7 @@ CLIO_INLINE uint32_t clio_sxtb16_odd(uint32_t v) {
         }                                                                                           \
     } while (0)
 
-/* acc + low * low + high * high; acc + low * high; acc + high * low. */
+/* acc + low * low + high * high; acc + low * high; acc + high * low; acc + low * low; acc + high * high. */
 CLIO_INLINE int32_t clio_smlad(uint32_t a, uint32_t b, int32_t acc) {
     int32_t r;
     __asm__ volatile("smlad %0, %1, %2, %3" : "=r"(r) : "r"(a), "r"(b), "r"(acc));
@@ -65,6 +65,18 @@ CLIO_INLINE int32_t clio_smlabt(uint32_t a, uint32_t b, int32_t acc) {
 CLIO_INLINE int32_t clio_smlatb(uint32_t a, uint32_t b, int32_t acc) {
     int32_t r;
     __asm__ volatile("smlatb %0, %1, %2, %3" : "=r"(r) : "r"(a), "r"(b), "r"(acc));
+    return r;
+}
+
+CLIO_INLINE int32_t clio_smlabb(uint32_t a, uint32_t b, int32_t acc) {
+    int32_t r;
+    __asm__ volatile("smlabb %0, %1, %2, %3" : "=r"(r) : "r"(a), "r"(b), "r"(acc));
+    return r;
+}
+
+CLIO_INLINE int32_t clio_smlatt(uint32_t a, uint32_t b, int32_t acc) {
+    int32_t r;
+    __asm__ volatile("smlatt %0, %1, %2, %3" : "=r"(r) : "r"(a), "r"(b), "r"(acc));
     return r;
 }
 
@@ -203,5 +215,6 @@ CLIO_INLINE void clio_store_4_shifted(int8_t *y, int32_t a, int32_t b, int32_t c
 #include "clio_wide.h"
 #include "clio_depthwise.h"
 #include "clio_planar.h"
+#include "clio_elementwise.h"
 
 #endif

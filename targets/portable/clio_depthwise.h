@@ -54,4 +54,12 @@ CLIO_INLINE void clio_depthwise_4(int32_t *acc, const int8_t *x, const int16_t *
     }
 }
 
+/* clio_depthwise_4 of two pixels with up to 3 rows of 3 columns each, the second one's window x_next behind the first one's; acc holds the
+ * first one's four sums, then the second one's. */
+CLIO_INLINE void clio_depthwise_pair(int32_t *acc, const int8_t *x, const int16_t *w, int32_t rows,
+                                     int32_t x_row, int32_t x_column, int32_t x_next) {
+    clio_depthwise_4(acc, x, w, rows, 3, x_row, x_column, 12);
+    clio_depthwise_4(acc + 4, x + x_next, w, rows, 3, x_row, x_column, 12);
+}
+
 #endif
