@@ -172,7 +172,7 @@ def widens(rng: np.random.Generator) -> Iterator[Call]:
         shift = rng.integers(0, 32, (tiles, tile)).astype(np.int8)
         after = np.concatenate([widened(*each) for each in zip(weight, bias, shift, strict=True)])
         packed = weight.reshape(tiles, tile, k // 4, 4).transpose(0, 2, 1, 3)
-        text = f"clio_widen({{r}}, {{0}}, {{1}}, {{2}}, {k}, {tiles * tile}, {tile})"
+        text = f"clio_widen_{tile}({{r}}, {{0}}, {{1}}, {{2}}, {k}, {tiles * tile})"
         yield Call(text, np.full(after.size, 0x5555, np.int16), after, (packed, bias, shift))
 
 
@@ -197,14 +197,29 @@ def wide_gathers(rng: np.random.Generator) -> Iterator[Call]:
 
 def copies(rng: np.random.Generator) -> Iterator[Call]:
     source = rng.integers(-128, 128, 32).astype(np.int8)
-    for at, count, (before, after) in product((0, 3), (0, 1, 3, 4, 9), ((0, 0), (2, 0), (0, 5), (1, 4))):
+    for at, count in product((0, 3), (0, 1, 3, 4, 9)):
         expected = np.full(32, 0x55, np.int8)
-        expected[at : at + before + count + after] = 0
-        expected[at + before : at + before + count] = source[1 : 1 + count]
-        text = f"clio_copy_padded({{r}}, {at}, {{0}} + 1, {before}, {count}, {after})"
-        if not before and not after:
-            text = f"clio_copy({{r}}, {at}, {{0}} + 1, {count})"
+        expected[at : at + count] = source[1 : 1 + count]
+        text = f"clio_copy({{r}}, {at}, {{0}} + 1, {count})"
         yield Call(text, np.full(16, 0x5555, np.int16), expected.view(np.int16), (source,))
+
+
+def stagings(rng: np.random.Generator) -> Iterator[Call]:
+    source = rng.integers(-128, 128, 200).astype(np.int8)
+    edges = ((0, 0), (1, 0), (0, 6), (5, 3))
+    shapes = ((0, 1), (1, 0), (1, 3), (1, 4), (1, 9), (2, 1), (3, 6))
+    for (above, below), (before, after), (pieces, piece) in product(edges, edges, shapes):
+        rows = (above + piece) % 4
+        inside = [[source[1 + 50 * r + 9 * i :][:piece] for i in range(pieces)] for r in range(rows)]
+        field = [np.concatenate([np.zeros(before), *row, np.zeros(after)]) for row in inside]
+        staged = np.concatenate([np.zeros(above), *field, np.zeros(below)])
+        expected = np.full(160, 0x55, np.int8)
+        expected[3 : 3 + len(staged)] = staged
+        text = (
+            f"clio_stage({{r}}, 3, {{0}} + 1, {above}, {rows}, {below}, 50, "
+            f"{before}, {pieces}, {piece}, {after}, 9)"
+        )
+        yield Call(text, np.full(80, 0x5555, np.int16), expected.view(np.int16), (source,))
 
 
 def wides(rng: np.random.Generator) -> Iterator[Call]:
@@ -307,6 +322,7 @@ FAMILIES = (
     widens,
     wide_gathers,
     copies,
+    stagings,
     wides,
     depthwises,
     pairs,

@@ -152,45 +152,25 @@ def _gather(
     op: Conv, image: Image, runs: Runs, x: Any, columns: Any, position: tuple[Any, Any], slot: int, group: Any
 ) -> None:
     """Emit the copy of one pixel's receptive field into slot `slot` of `columns`, a run at a time."""
-    length, step = runs.pixels * runs.channels, 4 * int(columns.shape[1])
-
-    def target(run: Any) -> Any:
-        return tir.at(columns, run * (runs.lanes // 4), slot, 0, 0)
-
-    def copy(run: Any, offset: Any) -> None:
-        tir.call("clio_gather", target(run), step, tir.at(x, offset), length)
-
-    def copy_padded(run: Any, offset: Any, before: Any, count: Any) -> None:
-        after = length - before - count
-        tir.call("clio_gather_padded", target(run), step, tir.at(x, offset), before, count, after)
-
-    with T.sblock("gather"):
-        each_run(op, image, runs, position, group, copy, copy_padded)
-
-
-def each_run(
-    op: Conv,
-    image: Image,
-    runs: Runs,
-    position: tuple[Any, Any],
-    group: Any,
-    copy: Callable[[Any, Any], None],
-    copy_padded: Callable[[Any, Any, Any, Any], None],
-) -> None:
-    """Emit a loop over the runs of the receptive field of the pixel at `position` (row, column).
-
-    Args:
-        copy: Called for runs wholly inside the image with the run and the offset of its first byte.
-        copy_padded: For others, with the run, the offset of the first byte inside, the bytes before it, and their count.
-    """
     _, kh, kw, _ = op.weight.shape
     (sh, sw), (dh, dw), (top, left, _, _) = op.stride, op.dilation, op.pads
-    with tir.loop(runs.count) as run:
+    length, step = runs.pixels * runs.channels, 4 * int(columns.shape[1])
+    with T.sblock("gather"), tir.loop(runs.count) as run:
         y0, first_row, rows = tir.window(position[0], image.out_h, kh, sh, dh, top, image.height)
         x0, first_column, pixels = tir.window(position[1], image.out_w, kw, sw, dw, left, image.width)
         tap_row, tap_column = (run, 0) if runs.per_row == 1 else (run // kw, run % kw)
         row_inside = tir.inside(tap_row, first_row, rows)
         source = (y0 + (tap_row - first_row) * dh) * image.width * image.channels + group * runs.channels
+        target = tir.at(columns, run * (runs.lanes // 4), slot, 0, 0)
+
+        def copy(offset: Any) -> None:
+            tir.call("clio_gather", target, step, tir.at(x, offset), length)
+
+        def copy_padded(offset: Any, before: Any, count: Any) -> None:
+            tir.call(
+                "clio_gather_padded", target, step, tir.at(x, offset), before, count, length - before - count
+            )
+
         if runs.per_row == 1:
             whole = True if isinstance(pixels, int) else T.EQ(pixels, kw)
             offset, count = source + x0 * image.channels, pixels * image.channels
@@ -201,10 +181,10 @@ def each_run(
                 offset_inside = offset
             tir.either(
                 tir.both(row_inside, whole),
-                lambda: copy(run, offset),
-                lambda: copy_padded(run, offset_inside, first_column * image.channels, count),
+                lambda: copy(offset),
+                lambda: copy_padded(offset_inside, first_column * image.channels, count),
             )
         else:
             offset = source + (x0 + (tap_column - first_column) * dw) * image.channels
             inside = tir.both(row_inside, tir.inside(tap_column, first_column, pixels))
-            tir.either(inside, lambda: copy(run, offset), lambda: copy_padded(run, 0, 0, 0))
+            tir.either(inside, lambda: copy(offset), lambda: copy_padded(0, 0, 0))

@@ -10,7 +10,12 @@
 #include <string.h>
 
 #define CLIO_INLINE static inline __attribute__((always_inline, unused))
+/* One copy for all callers; gcc would make one for each set of constant arguments. */
+#if defined(__clang__)
 #define CLIO_SHARED static __attribute__((noinline, unused))
+#else
+#define CLIO_SHARED static __attribute__((noinline, noclone, unused))
+#endif
 
 /* One instruction each, named after it. */
 

@@ -5,60 +5,76 @@
 /* Two words to a 4-byte aligned pointer, which moves on. */
 #define CLIO_STORE2(a, b, p) __asm__ volatile("strd %1, %2, [%0], #8" : "+r"(p) : "r"(a), "r"(b) : "memory")
 
-/* Two channels of a tile's widened weights: four lanes of each, the odd ones `odd` elements behind the even ones. */
-CLIO_INLINE void clio_widen_pair(int16_t *dst, const int8_t *weight, int32_t odd) {
-    const uint32_t w0 = clio_load(weight), w1 = clio_load(weight + 4);
-    int16_t *even = dst;
-    dst += odd;
-    CLIO_STORE2(clio_sxtb16(w0), clio_sxtb16(w1), even);
-    CLIO_STORE2(clio_sxtb16_odd(w0), clio_sxtb16_odd(w1), dst);
-}
+/* Blocks of loads, SXTB16 and one store of many registers, which must come in order; not r7, which may be the frame pointer. */
+#define CLIO_WIDENED "r4", "r5", "r6", "r8", "r9", "r10", "r11", "r12", "memory"
 
-CLIO_SHARED void clio_widen(int16_t *dst, const int8_t *weight, const int32_t *bias, const int8_t *shift, int32_t k,
-                            int32_t channels, int32_t tile) {
-    for (; channels > 0; channels -= tile, bias += tile, shift += tile) {
-        memcpy(dst, bias, 8);
-        if (tile == 4) {
-            memcpy(dst + 4, bias + 2, 8);
+/* Four lanes of each channel of a tile. */
+#define CLIO_WIDEN_2                            \
+    "ldrd r6, r8, [%[w]], #8\n\t"               \
+    "sxtb16 r4, r6\n\t"                         \
+    "sxtb16 r5, r8\n\t"                         \
+    "sxtb16 r6, r6, ror #8\n\t"                 \
+    "sxtb16 r8, r8, ror #8\n\t"                 \
+    "stmia %[dst]!, {r4-r6, r8}"
+#define CLIO_WIDEN_4                            \
+    "ldrd r9, r10, [%[w]], #8\n\t"              \
+    "ldrd r11, r12, [%[w]], #8\n\t"             \
+    "sxtb16 r4, r9\n\t"                         \
+    "sxtb16 r5, r10\n\t"                        \
+    "sxtb16 r6, r11\n\t"                        \
+    "sxtb16 r8, r12\n\t"                        \
+    "sxtb16 r9, r9, ror #8\n\t"                 \
+    "sxtb16 r10, r10, ror #8\n\t"               \
+    "sxtb16 r11, r11, ror #8\n\t"               \
+    "sxtb16 r12, r12, ror #8\n\t"               \
+    "stmia %[dst]!, {r4-r6, r8-r12}"
+#define CLIO_WIDEN(tile) __asm__ volatile(tile : [dst] "+r"(dst), [w] "+r"(weight) : : CLIO_WIDENED)
+
+CLIO_SHARED void clio_widen_2(int16_t *dst, const int8_t *weight, const int32_t *bias, const int8_t *shift, int32_t k,
+                              int32_t channels) {
+    for (; channels > 0; channels -= 2, bias += 2, shift += 2) {
+        int32_t left = k;
+        CLIO_STORE2(bias[0], bias[1], dst);
+        CLIO_OPAQUE(dst, weight, left);
+        for (; left > 0; left -= 4) {
+            CLIO_WIDEN(CLIO_WIDEN_2);
         }
-        dst += 2 * tile;
-        for (int32_t i = k; i > 0; i -= 4, weight += 4 * tile, dst += 4 * tile) {
-            clio_widen_pair(dst, weight, 2 * tile);
-            if (tile == 4) {
-                clio_widen_pair(dst + 4, weight + 8, 8);
-            }
-        }
-        for (int32_t c = 0; c < tile; ++c, dst += 2) {
-            int32_t s = shift[c];
-            memcpy(dst, &s, 4);
-        }
+        CLIO_STORE2((int32_t)shift[0], (int32_t)shift[1], dst);
     }
 }
 
-/* Four lanes of both pixels into registers %1 to %4 that come one behind the other. */
-#define CLIO_GATHER_4(even_p, even_q, odd_p, odd_q)                         \
-    "ldr " odd_p ", [%[p]], #4\n\t"                                         \
-    "ldr " odd_q ", [%[q]], #4\n\t"                                         \
-    "sxtb16 " even_p ", " odd_p "\n\t"                                      \
-    "sxtb16 " even_q ", " odd_q "\n\t"                                      \
-    "sxtb16 " odd_p ", " odd_p ", ror #8\n\t"                               \
+CLIO_SHARED void clio_widen_4(int16_t *dst, const int8_t *weight, const int32_t *bias, const int8_t *shift, int32_t k,
+                              int32_t channels) {
+    for (; channels > 0; channels -= 4, bias += 4, shift += 4) {
+        int32_t left = k;
+        CLIO_STORE2(bias[0], bias[1], dst);
+        CLIO_STORE2(bias[2], bias[3], dst);
+        CLIO_OPAQUE(dst, weight, left);
+        for (; left > 0; left -= 4) {
+            CLIO_WIDEN(CLIO_WIDEN_4);
+        }
+        CLIO_STORE2((int32_t)shift[0], (int32_t)shift[1], dst);
+        CLIO_STORE2((int32_t)shift[2], (int32_t)shift[3], dst);
+    }
+}
+
+/* Four lanes of both pixels. */
+#define CLIO_GATHER_4(even_p, even_q, odd_p, odd_q) \
+    "ldr " odd_p ", [%[p]], #4\n\t"                 \
+    "ldr " odd_q ", [%[q]], #4\n\t"                 \
+    "sxtb16 " even_p ", " odd_p "\n\t"              \
+    "sxtb16 " even_q ", " odd_q "\n\t"              \
+    "sxtb16 " odd_p ", " odd_p ", ror #8\n\t"       \
     "sxtb16 " odd_q ", " odd_q ", ror #8\n\t"
-
-/* Eight lanes; not with r7, which may be the frame pointer. */
-#define CLIO_GATHER_8                                                                                    \
-    CLIO_GATHER_4("r4", "r5", "r6", "r8") CLIO_GATHER_4("r9", "r10", "r11", "r12")                       \
-    "stmia %[dst]!, {r4-r6, r8-r12}\n\t"
-
-#define CLIO_GATHER(lanes)                                                                               \
-    __asm__ volatile(lanes                                                                               \
-                     : [dst] "+r"(dst), [p] "+r"(p), [q] "+r"(q)                                         \
-                     :                                                                                   \
-                     : "r4", "r5", "r6", "r8", "r9", "r10", "r11", "r12", "memory")
+#define CLIO_GATHER_8 \
+    CLIO_GATHER_4("r4", "r5", "r6", "r8") CLIO_GATHER_4("r9", "r10", "r11", "r12") "stmia %[dst]!, {r4-r6, r8-r12}\n\t"
+#define CLIO_GATHER(lanes) __asm__ volatile(lanes : [dst] "+r"(dst), [p] "+r"(p), [q] "+r"(q) : : CLIO_WIDENED)
 
 CLIO_SHARED void clio_gather_2(int16_t *dst, const int8_t *src, int32_t pixel, int32_t count, int32_t rows, int32_t row) {
     for (; rows > 0; --rows, src += row) {
         const int8_t *p = src, *q = src + pixel;
         int32_t left = count;
+        CLIO_OPAQUE(p, q, left);
         for (; left >= 16; left -= 16) {
             CLIO_GATHER(CLIO_GATHER_8 CLIO_GATHER_8);
         }
@@ -75,31 +91,76 @@ CLIO_INLINE void clio_gather_staged(int16_t *dst, const int16_t *stage, int32_t 
     clio_gather_2(dst, (const int8_t *)stage, k, k, 1, 0);
 }
 
-/* Copies word by word, which may be unaligned. */
-CLIO_INLINE void clio_copy(int16_t *stage, int32_t at, const int8_t *src, int32_t count) {
-    int8_t *dst = (int8_t *)stage + at;
-    for (; count >= 4; count -= 4, src += 4, dst += 4) {
-        memcpy(dst, src, 4);
+/* Moves a word, or what is left of one; the compiler would make a call of a library function of a loop in C. */
+#define CLIO_MOVE(size, bytes)                                                              \
+    __asm__ volatile("ldr" size " %[v], [%[src]], #" bytes "\n\tstr" size " %[v], [%[dst]], #" bytes \
+                     : [dst] "+r"(dst), [src] "+r"(src), [v] "=&r"(v)                       \
+                     :                                                                      \
+                     : "memory")
+#define CLIO_ZERO(size, bytes) \
+    __asm__ volatile("str" size " %[v], [%[dst]], #" bytes : [dst] "+r"(dst) : [v] "r"(0) : "memory")
+
+CLIO_INLINE int8_t *clio_move(int8_t *dst, const int8_t *src, int32_t count) {
+    uint32_t v;
+    for (; count >= 16; count -= 16) {
+        CLIO_MOVE("", "4");
+        CLIO_MOVE("", "4");
+        CLIO_MOVE("", "4");
+        CLIO_MOVE("", "4");
     }
-    for (; count > 0; --count) {
-        *dst++ = *src++;
+    if (count & 8) {
+        CLIO_MOVE("", "4");
+        CLIO_MOVE("", "4");
     }
+    if (count & 4) {
+        CLIO_MOVE("", "4");
+    }
+    if (count & 2) {
+        CLIO_MOVE("h", "2");
+    }
+    if (count & 1) {
+        CLIO_MOVE("b", "1");
+    }
+    return dst;
 }
 
-CLIO_SHARED void clio_copy_padded(int16_t *stage, int32_t at, const int8_t *src, int32_t before, int32_t count, int32_t after) {
-    int8_t *dst = (int8_t *)stage + at;
-    for (; before > 0; --before) {
-        *dst++ = 0;
+CLIO_INLINE int8_t *clio_zeros(int8_t *dst, int32_t count) {
+    for (; count >= 4; count -= 4) {
+        CLIO_ZERO("", "4");
     }
-    for (; count >= 4; count -= 4, src += 4, dst += 4) {
-        memcpy(dst, src, 4);
+    if (count & 2) {
+        CLIO_ZERO("h", "2");
     }
-    for (; count > 0; --count) {
-        *dst++ = *src++;
+    if (count & 1) {
+        CLIO_ZERO("b", "1");
     }
-    for (; after > 0; --after) {
-        *dst++ = 0;
+    return dst;
+}
+
+CLIO_INLINE void clio_copy(int16_t *stage, int32_t at, const int8_t *src, int32_t count) {
+    clio_move((int8_t *)stage + at, src, count);
+}
+
+CLIO_SHARED void clio_stage(int16_t *stage, int32_t at, const int8_t *src, int32_t above, int32_t rows, int32_t below,
+                            int32_t row, int32_t before, int32_t pieces, int32_t piece, int32_t after, int32_t spread) {
+    int8_t *dst = clio_zeros((int8_t *)stage + at, above);
+    if (before + after == 0 && pieces == 1) {
+        for (; rows > 0; --rows, src += row) {
+            CLIO_OPAQUE(dst, src, piece);
+            dst = clio_move(dst, src, piece);
+        }
     }
+    for (; rows > 0; --rows, src += row) {
+        const int8_t *from = src;
+        CLIO_OPAQUE(before, pieces, after);
+        dst = clio_zeros(dst, before);
+        for (int32_t i = pieces; i > 0; --i, from += spread) {
+            CLIO_OPAQUE(dst, from, piece);
+            dst = clio_move(dst, from, piece);
+        }
+        dst = clio_zeros(dst, after);
+    }
+    clio_zeros(dst, below);
 }
 
 /* The products themselves are one assembly statement each: accumulators, operands and two pointers fill all registers, which no

@@ -6,9 +6,13 @@
 #include <stdint.h>
 #include <string.h>
 
-#if defined(__GNUC__)
+/* Shared: one copy for all callers; gcc would make one for each set of constant arguments. */
+#if defined(__clang__)
 #define CLIO_INLINE static inline __attribute__((always_inline, unused))
 #define CLIO_SHARED static __attribute__((noinline, unused))
+#elif defined(__GNUC__)
+#define CLIO_INLINE static inline __attribute__((always_inline, unused))
+#define CLIO_SHARED static __attribute__((noinline, noclone, unused))
 #else
 #define CLIO_INLINE static inline
 #define CLIO_SHARED static inline

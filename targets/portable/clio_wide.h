@@ -7,9 +7,9 @@
 #ifndef CLIO_WIDE_H
 #define CLIO_WIDE_H
 
-/* Widens the weights of `channels` output channels, a multiple of `tile`. Of every tile `weight` holds for every four lanes
- * those of each channel. */
-CLIO_SHARED void clio_widen(int16_t *dst, const int8_t *weight, const int32_t *bias, const int8_t *shift, int32_t k,
+/* clio_widen_N: widens the weights of `channels` output channels, a multiple of N, into tiles of N. Of every tile `weight` holds
+ * for every four lanes those of each channel. */
+CLIO_INLINE void clio_widen(int16_t *dst, const int8_t *weight, const int32_t *bias, const int8_t *shift, int32_t k,
                             int32_t channels, int32_t tile) {
     for (; channels > 0; channels -= tile, bias += tile, shift += tile) {
         memcpy(dst, bias, 4 * (size_t)tile);
@@ -27,6 +27,16 @@ CLIO_SHARED void clio_widen(int16_t *dst, const int8_t *weight, const int32_t *b
             memcpy(dst, &s, 4);
         }
     }
+}
+
+CLIO_SHARED void clio_widen_2(int16_t *dst, const int8_t *weight, const int32_t *bias, const int8_t *shift, int32_t k,
+                              int32_t channels) {
+    clio_widen(dst, weight, bias, shift, k, channels, 2);
+}
+
+CLIO_SHARED void clio_widen_4(int16_t *dst, const int8_t *weight, const int32_t *bias, const int8_t *shift, int32_t k,
+                              int32_t channels) {
+    clio_widen(dst, weight, bias, shift, k, channels, 4);
 }
 
 /* Widens two pixels that lie `pixel` bytes apart: of each, `rows` runs of `count` bytes that lie `row` apart. `count` is a
@@ -60,18 +70,23 @@ CLIO_INLINE void clio_copy(int16_t *stage, int32_t at, const int8_t *src, int32_
     }
 }
 
-/* The same for `before` zeros, `count` bytes, `after` zeros. */
-CLIO_SHARED void clio_copy_padded(int16_t *stage, int32_t at, const int8_t *src, int32_t before, int32_t count, int32_t after) {
+/* Puts a receptive field together from byte `at` of `stage`: `above` zeros, `rows` of it, `below` zeros. A row are `before` zeros,
+ * `pieces` of `piece` bytes that lie `spread` apart, `after` zeros; rows lie `row` apart. */
+CLIO_SHARED void clio_stage(int16_t *stage, int32_t at, const int8_t *src, int32_t above, int32_t rows, int32_t below,
+                            int32_t row, int32_t before, int32_t pieces, int32_t piece, int32_t after, int32_t spread) {
     int8_t *dst = (int8_t *)stage + at;
-    for (; before > 0; --before) {
-        *dst++ = 0;
+    memset(dst, 0, (size_t)above);
+    dst += above;
+    for (; rows > 0; --rows, src += row) {
+        memset(dst, 0, (size_t)before);
+        dst += before;
+        for (int32_t i = 0; i < pieces; ++i, dst += piece) {
+            memcpy(dst, src + i * spread, (size_t)piece);
+        }
+        memset(dst, 0, (size_t)after);
+        dst += after;
     }
-    for (; count > 0; --count) {
-        *dst++ = *src++;
-    }
-    for (; after > 0; --after) {
-        *dst++ = 0;
-    }
+    memset(dst, 0, (size_t)below);
 }
 
 /* clio_wide_2xN_…: y[c] and y[step + c] for all channels c, pixel 0's sum and pixel 1's, shifted right and clamped; with a step
