@@ -1,4 +1,4 @@
-"""Less RAM by bands of rows: a chain of operators computes a few rows of its result at a time.
+"""Less RAM by bands of rows: some operators in a row compute a few rows of their result at a time.
 
 An inverted bottleneck widens its image many times over and narrows it again; the wide tensors decide how much RAM a network
 needs. Cut into bands, only some rows of them exist at a time:
@@ -8,30 +8,26 @@ needs. Cut into bands, only some rows of them exist at a time:
 
 Slices and stacks of rows cost nothing: they are places in the arena. Rows that two bands need are computed twice, bit
 for bit the same, so the price is instructions. The idea is that of patch-based inference (MCUNetV2, arXiv 2110.15352,
-section 3.1).
+section 3.1). Which operators, and how many rows, is for :mod:`clio_cc.band_search` to say.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
-from clio_cc.arena import Arena, live_bytes, plan_arena
 from clio_cc.operators.base import Operator, Tensor
 from clio_cc.operators.conv import Conv
-from clio_cc.operators.movement import RowSlice, RowStack
+from clio_cc.operators.elementwise import Elementwise
+from clio_cc.operators.movement import Concat, RowSlice, RowStack
 from clio_cc.operators.pool import Pool
 from clio_cc.operators.table import Table
 from clio_cc.program import Program
 
-LONGEST_CHAIN = 9
-BAND_ROWS = (32, 16, 8, 4, 2, 1)
-MOST_STEPS = 60  # of the search; it found every plan that it found at all within 20
-
 Rows = tuple[int, int]  # first, and one behind the last
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Chain:
     """Operators `first` to `last` (included) of a program, to be computed in bands of `rows` output rows."""
 
@@ -40,134 +36,157 @@ class Chain:
     rows: int
 
 
-def shrink(program: Program, limit: int) -> Program | None:
-    """Return the program, cut into as few bands as it takes for its arena to have at most `limit` bytes; None if none do.
+@dataclass(frozen=True)
+class Share:
+    """What one operator does for one band.
 
-    A depth-first search: each step looks at the operator where most bytes are alive and tries the chains through it that
-    bring all their own operators below the limit, those with the fewest extra MACs first.
+    Attributes:
+        result: Rows of its result.
+        above: Padding above them, for a Conv or Pool.
+        below: Padding below them.
     """
-    return _search(program, limit, [MOST_STEPS])
+
+    result: Rows
+    above: int = 0
+    below: int = 0
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Rows of the result, padding above and below: of equal ones the kernels are equal."""
+        return self.result[1] - self.result[0], self.above, self.below
 
 
-def _search(program: Program, limit: int, steps: list[int]) -> Program | None:
-    arena = plan_arena(program)
-    if arena.bytes <= limit:
-        return program
-    if steps[0] == 0:
-        return None
-    steps[0] -= 1
-    best: dict[tuple[int, int], tuple[tuple[int, int], Chain]] = {}
-    for chain in _chains(program, arena):
-        rank, span = _rank(program, chain, limit), (chain.first, chain.last)
-        if rank is not None and (span not in best or rank < best[span][0]):
-            best[span] = (rank, chain)
-    for _, chain in sorted(best.values(), key=lambda pair: pair[0]):
-        found = _search(in_bands(program, chain), limit, steps)
-        if found is not None:
-            return found
-    return None
+Piece = Callable[[Operator, Share, str, tuple[Tensor, ...], Tensor], Operator]
+"""Makes the operator for one band, from the whole one: its share, name, inputs and output."""
 
 
-def _rank(program: Program, chain: Chain, limit: int) -> tuple[int, int] | None:
-    """What to minimize, MACs and then bytes; None where the chain's own operators stay over the limit."""
-    banded = in_bands(program, chain)
-    behind = len(banded.operators) - (len(program.operators) - chain.last - 1)
-    peak = max(live_bytes(banded)[chain.first : behind])
-    return None if peak > limit else (banded.macs, peak)
-
-
-def _chains(program: Program, arena: Arena) -> Iterator[Chain]:
-    """Chains through the worst operator: each but the last result is read by the next operator alone."""
-    ops, linked = program.operators, _links(program)
-    worst = next(i for i, op in enumerate(ops) if op.name == arena.worst)
-    first = worst
-    while first >= 0 and worst - first < LONGEST_CHAIN:
-        last = max(first, worst)
-        while last < len(ops) and last - first < LONGEST_CHAIN:
-            if last > first:
-                yield from (
-                    Chain(first, last, rows) for rows in BAND_ROWS if rows < ops[last].output.shape[0]
-                )
-            if not linked[last]:
-                break
-            last += 1
-        if first == 0 or not linked[first - 1]:
-            break
-        first -= 1
-
-
-def _links(program: Program) -> list[bool]:
-    """For every operator: the next one, and nothing else, reads its result, and both can work by rows."""
-    readers: dict[str, int] = dict.fromkeys(program.outputs, 1)
-    for op in program.operators:
-        for tensor in op.inputs:
-            readers[tensor.name] = readers.get(tensor.name, 0) + 1
-    pairs = zip(program.operators, program.operators[1:], strict=False)
-    found = [
-        _by_rows(op)
-        and _by_rows(after)
-        and after.inputs[0].name == op.output.name
-        and readers[op.output.name] == 1
-        for op, after in pairs
-    ]
-    return [*found, False]
-
-
-def _by_rows(op: Operator) -> bool:
-    """Whether some rows of the result can be computed from some rows of the first input."""
+def by_rows(op: Operator) -> bool:
+    """Whether some rows of the result can be computed from some rows of the inputs."""
     if len(op.output.shape) != 3 or op.output.shape[0] == 1:
         return False
     if isinstance(op, Conv | Pool):  # a band must not lie in the padding alone
         return max(op.pads[0], op.pads[2]) < _reach(op)
-    return isinstance(op, Table)
+    if isinstance(op, Concat):
+        return op.axis > 0
+    return isinstance(op, Table | Elementwise)
 
 
-def in_bands(program: Program, chain: Chain) -> Program:
-    """Return the program with the chain computed in bands."""
-    ops = program.operators[chain.first : chain.last + 1]
-    height = ops[-1].output.shape[0]
-    made: list[Operator] = []
+def in_bands(program: Program, *chains: Chain) -> Program:
+    """Return the program with each of some chains, which have no operator in common, computed in bands."""
+    operators: list[Operator] = []
+    end = 0
+    for chain in sorted(chains):
+        operators += program.operators[end : chain.first]
+        operators += banded(program.operators[chain.first : chain.last + 1], chain.rows, replaced)
+        end = chain.last + 1
+    return replace(program, operators=(*operators, *program.operators[end:]))
+
+
+def banded(ops: Sequence[Operator], rows: int, piece: Piece) -> Iterator[Operator]:
+    """The operators that compute the last one's result in bands of `rows` rows, and stack them."""
     results = []
-    for number, start in enumerate(range(0, height, chain.rows)):
-        band = list(_band(ops, (start, min(start + chain.rows, height)), f"band {number}"))
-        made += band
-        results.append(band[-1].output)
-    last = ops[-1]
-    made.append(RowStack(name=last.name, kind="RowStack", inputs=tuple(results), output=last.output))
-    operators = (*program.operators[: chain.first], *made, *program.operators[chain.last + 1 :])
-    return replace(program, operators=operators)
+    for number, wanted in enumerate(bands_of(ops[-1].output, rows)):
+        pieces = list(band(ops, shares_of(ops, wanted), f"band {number}", piece))
+        yield from pieces
+        results.append(pieces[-1].output)
+    yield stacked(ops[-1], results)
 
 
-def _band(ops: Sequence[Operator], wanted: Rows, label: str) -> Iterator[Operator]:
-    """The operators that compute some rows of a chain's result, a slice of its input first; `label` makes names unique."""
-    rows = [wanted]
+def bands_of(image: Tensor, rows: int) -> list[Rows]:
+    """Return the bands of `rows` rows, the last one of what is left."""
+    height = image.shape[0]
+    return [(start, min(start + rows, height)) for start in range(0, height, rows)]
+
+
+def band(ops: Sequence[Operator], shares: Sequence[Share], label: str, piece: Piece) -> Iterator[Operator]:
+    """The operators of one band, behind slices of what they read; `label` makes their names unique."""
+    made = _Band(label, piece)
+    for op, share in zip(ops, shares, strict=True):
+        yield from made.compute(op, share)
+
+
+def sliced(source: Tensor, part: Tensor, first: int) -> RowSlice:
+    """The operator that gives the rows of `source` from `first` on the name of `part`."""
+    return RowSlice(name=part.name, kind="RowSlice", inputs=(source,), output=part, first=first)
+
+
+def stacked(op: Operator, results: Sequence[Tensor]) -> RowStack:
+    """The operator that makes the result of another from its bands."""
+    return RowStack(name=op.name, kind="RowStack", inputs=tuple(results), output=op.output)
+
+
+def shares_of(ops: Sequence[Operator], wanted: Rows) -> list[Share]:
+    """Return what each operator does where some rows of the last one's result are wanted."""
+    needed = {ops[-1].output.name: wanted}
+    shares = []
     for op in reversed(ops):
-        rows.append(_needed(op, rows[-1])[0])
-    rows.reverse()
-    source = ops[0].inputs[0]
-    x = _part(source, rows[0], f"{label} of {ops[-1].output.name}")
-    yield RowSlice(name=x.name, kind="RowSlice", inputs=(source,), output=x, first=rows[0][0])
-    for op, result in zip(ops, rows[1:], strict=True):
-        y = _part(op.output, result, label)
-        name = f"{op.name} {label}"
-        if isinstance(op, Conv | Pool):
-            above, below = _needed(op, result)[1]
-            pads = (above, op.pads[1], below, op.pads[3])
-            yield replace(op, name=name, inputs=(x,), output=y, pads=pads)
-        else:
-            yield replace(op, name=name, inputs=(x,), output=y)
-        x = y
+        shares.append(_share(op, needed[op.output.name]))
+        for tensor in op.inputs:
+            low, high = rows_read(op, tensor, shares[-1])
+            known = needed.get(tensor.name, (low, high))
+            needed[tensor.name] = min(low, known[0]), max(high, known[1])
+    return shares[::-1]
 
 
-def _needed(op: Operator, wanted: Rows) -> tuple[Rows, Rows]:
-    """Return the input rows behind some output rows, and the padding above and below that they still need."""
+@dataclass
+class _Band:
+    """One band in the making: for every tensor there is something of, what there is and which rows of the whole."""
+
+    label: str
+    piece: Piece
+    made: dict[str, tuple[Tensor, Rows]] = field(default_factory=dict)
+    views: dict[tuple[str, Rows], Tensor] = field(default_factory=dict)
+
+    def compute(self, op: Operator, share: Share) -> Iterator[Operator]:
+        """The operator's piece, behind slices of what it reads."""
+        inputs = []
+        for tensor in op.inputs:
+            source, there = self.made.get(tensor.name, (tensor, (0, tensor.shape[0])))
+            rows = rows_read(op, tensor, share)
+            key = tensor.name, rows
+            if rows == there:
+                self.views[key] = source
+            elif key not in self.views:
+                part = part_of(tensor, rows, f"{self.label} of {op.output.name}")
+                view = sliced(source, part, rows[0] - there[0])
+                self.views[key] = view.output
+                yield view
+            inputs.append(self.views[key])
+        output = part_of(op.output, share.result, self.label)
+        yield self.piece(op, share, f"{op.name} {self.label}", tuple(inputs), output)
+        self.made[op.output.name] = output, share.result
+
+
+def replaced(op: Operator, share: Share, name: str, inputs: tuple[Tensor, ...], output: Tensor) -> Operator:
+    """A :data:`Piece` that is the operator itself, for fewer rows."""
+    if isinstance(op, Conv | Pool):
+        pads = (share.above, op.pads[1], share.below, op.pads[3])
+        return replace(op, name=name, inputs=inputs, output=output, pads=pads)
+    return replace(op, name=name, inputs=inputs, output=output)
+
+
+def _share(op: Operator, wanted: Rows) -> Share:
     if not isinstance(op, Conv | Pool):
-        return wanted, (0, 0)
+        return Share(wanted)
+    low, high = _window(op, wanted)
+    return Share(wanted, max(0, -low), max(0, high - op.inputs[0].shape[0]))
+
+
+def rows_read(op: Operator, tensor: Tensor, share: Share) -> Rows:
+    """Return the rows of an input that an operator needs for its share."""
+    height = tensor.shape[0]
+    if isinstance(op, Conv | Pool):
+        low, high = _window(op, share.result)
+        return max(low, 0), min(high, height)
+    if isinstance(op, Elementwise) and tensor.shape != op.output.shape:
+        return 0, height  # one value per channel: no image
+    return share.result
+
+
+def _window(op: Conv | Pool, wanted: Rows) -> Rows:
+    """The input rows behind some output rows, padding included."""
     low = wanted[0] * op.stride[0] - op.pads[0]
-    high = (wanted[1] - 1) * op.stride[0] - op.pads[0] + _reach(op)
-    height = op.inputs[0].shape[0]
-    first, behind = max(low, 0), min(high, height)
-    return (first, behind), (first - low, high - behind)
+    return low, (wanted[1] - 1) * op.stride[0] - op.pads[0] + _reach(op)
 
 
 def _reach(op: Conv | Pool) -> int:
@@ -176,5 +195,6 @@ def _reach(op: Conv | Pool) -> int:
     return op.dilation[0] * (taps - 1) + 1
 
 
-def _part(tensor: Tensor, rows: Rows, label: str) -> Tensor:
+def part_of(tensor: Tensor, rows: Rows, label: str) -> Tensor:
+    """Some rows of a tensor, as one of its own."""
     return Tensor(f"{tensor.name} {label}", (rows[1] - rows[0], *tensor.shape[1:]), tensor.scale)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from clio_cc.arena import plan_arena
-from clio_cc.bands import shrink
+from clio_cc.band_search import BandSearch
 from clio_cc.errors import ClioError
 from clio_cc.memory import Footprint, check_fits, table_bytes
 from clio_cc.operators.base import Operator, Tensor
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from clio_cc.quantization.layers import Network
 
 AUTO, LOCAL = "auto", "local"
+OPTIMIZATIONS = LATENCY, RAM = "latency", "ram"
 
 STACK_BYTES = 1024  # the most seen is 600
 
@@ -141,20 +142,22 @@ def _nothing_fits(networks: Sequence[Network], target: Target) -> ClioError:
     )
 
 
-def fit(program: Program, target: Target) -> Program | None:
-    """Return the program in as few bands of rows as it needs for the board's memory, or None if none will do.
+def fit(program: Program, target: Target, optimize: str = LATENCY) -> Program | None:
+    """Return the program in bands of rows, so that it fits the board's memory, or None if none will do.
 
     Tables and arena are exact here; code and stack, which only a compiler knows, are allowed for.
+
+    Args:
+        program: The device's half.
+        target: The board.
+        optimize: ``latency`` for no more bands than it needs to fit, ``ram`` for those that leave the most memory.
     """
-    found: Program | None = program
-    for _ in range(4):  # bands need kernels of their own, which need room
-        if found is None:
-            return None
-        limit = arena_limit(found, target)
-        if plan_arena(found).bytes <= limit:
-            return found
-        found = shrink(program, limit) if limit >= 0 else None
-    return None
+
+    def room(made: Program) -> int:
+        return arena_limit(made, target)
+
+    search = BandSearch(program)
+    return search.smallest(room) if optimize == RAM else search.fitting(room)
 
 
 def arena_limit(program: Program, target: Target) -> int:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import onnx_ir as ir
 
 from clio_cc.arena import plan_arena
+from clio_cc.band_search import holds
 from clio_cc.cut import arena_limit, fit, skeleton
 from clio_cc.errors import ClioError
 from clio_cc.lower import lower
@@ -22,34 +23,25 @@ def reasons_too_large(
 ) -> dict[PartitionPoint, str]:
     """Why the board cannot hold what comes before each point; empty where it can.
 
-    The search for bands of rows takes seconds for a large network, so it is not begun anew for each point: the
-    bands that served the point before are tried first, and behind a tensor that has to lie in memory as a whole,
-    as several operators read it, nothing fits if what comes before it does not.
+    The search for bands of rows is not begun anew for each point: those that served the point before are tried first.
 
     Args:
         model: The float graph after the passes.
         points: In order of execution; the device runs all operators before them.
         target: The board.
     """
-    readers = {out.name: len(out.uses()) for node in model.graph for out in node.outputs}
     found: dict[PartitionPoint, str] = {}
     bands: tuple[Program, Program] | None = None
-    stuck = ""
     for point in points:
         try:
             program = skeleton(lower(model, [point]))
         except ClioError as error:
             found[point] = error.message
             continue
-        banded = None if stuck else _with_bands(program, bands, target) or fit(program, target)
+        banded = _with_bands(program, bands, target) or fit(program, target)
         if banded is not None:
-            bands, found[point] = (program, banded), ""
-        elif arena_limit(program, target) >= 0 and stuck:
-            found[point] = stuck
-        else:
-            found[point] = _reason(program, target)
-            if readers[point.tensor] > 1:
-                stuck = f"comes behind '{point.name}', which {target.name} cannot hold"
+            bands = program, banded
+        found[point] = "" if banded is not None else _reason(program, target)
     return found
 
 
@@ -71,7 +63,7 @@ def _with_bands(program: Program, bands: tuple[Program, Program] | None, target:
     if [op.output for op in program.operators[:count]] != [op.output for op in before.operators]:
         return None
     longer = replace(program, operators=(*banded.operators, *program.operators[count:]))
-    return longer if plan_arena(longer).bytes <= arena_limit(longer, target) else None
+    return longer if holds(longer, arena_limit(longer, target)) else None
 
 
 def _reason(program: Program, target: Target) -> str:

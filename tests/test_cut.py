@@ -113,7 +113,7 @@ def test_nothing_fits() -> None:
     words = refusal("auto", board=small(400))
     assert words == (
         "no partition point fits stm32f7, which has 400 bytes of RAM and 1048576 of flash: the smallest, "
-        "'r1', needs 664 for tensors and 164 for tables\n  hint: choose a board with more memory"
+        "'r1', needs 504 for tensors and 164 for tables\n  hint: choose a board with more memory"
     )
 
 

@@ -12,11 +12,10 @@ import numpy as np
 import pytest
 import random_operators
 from boards import boards_of, write_projects
-from test_bands import bottlenecks, random_chain
+from test_bands import bottlenecks, random_chain, shrink
 
 from clio_cc import execution, reference, toolchain
 from clio_cc.arena import plan_arena
-from clio_cc.bands import shrink
 from clio_cc.codegen.model import device_sources
 from clio_cc.operators.base import Operator, Tensor
 from clio_cc.operators.conv import Conv
