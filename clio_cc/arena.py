@@ -159,7 +159,7 @@ class _Needs:
         """Group tensors that share bytes (reshapes, slices, stacks, in-place operators); note when each is read."""
         last_use = {t.name: i for i, op in enumerate(program.operators) for t in op.inputs}
         last_use |= dict.fromkeys(program.lasting, len(program.operators))
-        stacks = _stack_places(program)
+        stacks, sent = _stack_places(program), {tap.tensor for tap in program.taps}
         for tensor in program.inputs:
             self._put(tensor.name, self._open(tensor.bytes, -1), 0, last_use.get(tensor.name, -1))
         for index, op in enumerate(program.operators):
@@ -180,6 +180,9 @@ class _Needs:
                 self._put(name, *shared, last)
             else:
                 self._put(name, self._open(op.output.bytes, index), 0, last)
+            if name in sent:  # a run may end here, and all of it must be there
+                group, offset = self._home[name]
+                group.reads.append((index, offset))
 
     def _open(self, size: int, first: int) -> _Group:
         self.groups.append(_Group(len(self.groups), size, first, first))

@@ -306,6 +306,17 @@ def test_taps_on_the_way_cost_nothing() -> None:
     assert plan_arena(replace(program, outputs=outputs)).bytes == plain + 32  # kept to the end
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_a_tap_made_of_bands_is_whole_when_its_run_ends(seed: int) -> None:
+    """Nothing else reads it, so that only the run to the tap needs its first band to the end."""
+    x, rng = Tensor("x0", (6, 2, 3), 1.0), np.random.default_rng(seed)
+    operators = [*bands(0, [x], rng), *conv(1, [x], rng)]
+    y = operators[-2].output
+    tap = Tap("at t0", y.name, y.shape[-1], y.bytes // y.shape[-1])
+    program = Program((x,), tuple(operators), (y.name, "t1"), (tap,))
+    check_arena(program, plan_arena(program))
+
+
 # --- the check itself -----------------------------------------------------------------------------
 
 
