@@ -85,7 +85,7 @@ CLIO_INLINE void clio_depthwise_3(int32_t *acc, const int8_t *x, const int16_t *
 }
 
 /* Four channels of a pixel, and what a tap adds of them to the sums a0 .. a3. */
-#define CLIO_WIDEN_4(x)                             \
+#define CLIO_LANES_4(x)                             \
     do {                                            \
         uint32_t bytes = clio_load(x);              \
         odd = clio_sxtb16_odd(bytes);               \
@@ -107,31 +107,31 @@ CLIO_INLINE void clio_depthwise_pair_row(int32_t *acc, const int8_t *x, const in
     int32_t a0 = acc[0], a1 = acc[1], a2 = acc[2], a3 = acc[3];
     int32_t b0 = acc[4], b1 = acc[5], b2 = acc[6], b3 = acc[7];
     if (x_next == x_column) {
-        CLIO_WIDEN_4(x);
+        CLIO_LANES_4(x);
         for (int32_t t = 0; t < 3; ++t) {
             CLIO_LOAD2(w_even, w_odd, w);
             CLIO_ADD_4(a0, a1, a2, a3);
             x += x_column;
-            CLIO_WIDEN_4(x);
+            CLIO_LANES_4(x);
             CLIO_ADD_4(b0, b1, b2, b3);
         }
     } else {
         CLIO_LOAD2_AT(w_even, w_odd, w, 8);
-        CLIO_WIDEN_4(x + x_column);
+        CLIO_LANES_4(x + x_column);
         CLIO_ADD_4(a0, a1, a2, a3);
-        CLIO_WIDEN_4(x + x_next + x_column);
+        CLIO_LANES_4(x + x_next + x_column);
         CLIO_ADD_4(b0, b1, b2, b3);
         CLIO_LOAD2_AT(w_even, w_odd, w, 0);
-        CLIO_WIDEN_4(x);
+        CLIO_LANES_4(x);
         CLIO_ADD_4(a0, a1, a2, a3);
-        CLIO_WIDEN_4(x + x_next);
+        CLIO_LANES_4(x + x_next);
         CLIO_ADD_4(b0, b1, b2, b3);
         CLIO_LOAD2_AT(w_even, w_odd, w, 16);
         if (x_next != 2 * x_column) {
-            CLIO_WIDEN_4(x + 2 * x_column);
+            CLIO_LANES_4(x + 2 * x_column);
         }
         CLIO_ADD_4(a0, a1, a2, a3);
-        CLIO_WIDEN_4(x + x_next + 2 * x_column);
+        CLIO_LANES_4(x + x_next + 2 * x_column);
         CLIO_ADD_4(b0, b1, b2, b3);
     }
     acc[0] = a0;
