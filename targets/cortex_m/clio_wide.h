@@ -9,14 +9,14 @@
 #define CLIO_WIDENED "r4", "r5", "r6", "r8", "r9", "r10", "r11", "r12", "memory"
 
 /* Four lanes of each channel of a tile. */
-#define CLIO_WIDEN_2                            \
+#define CLIO_WIDE_WEIGHTS_2                            \
     "ldrd r6, r8, [%[w]], #8\n\t"               \
     "sxtb16 r4, r6\n\t"                         \
     "sxtb16 r5, r8\n\t"                         \
     "sxtb16 r6, r6, ror #8\n\t"                 \
     "sxtb16 r8, r8, ror #8\n\t"                 \
     "stmia %[dst]!, {r4-r6, r8}"
-#define CLIO_WIDEN_4                            \
+#define CLIO_WIDE_WEIGHTS_4                            \
     "ldrd r9, r10, [%[w]], #8\n\t"              \
     "ldrd r11, r12, [%[w]], #8\n\t"             \
     "sxtb16 r4, r9\n\t"                         \
@@ -28,7 +28,7 @@
     "sxtb16 r11, r11, ror #8\n\t"               \
     "sxtb16 r12, r12, ror #8\n\t"               \
     "stmia %[dst]!, {r4-r6, r8-r12}"
-#define CLIO_WIDEN(tile) __asm__ volatile(tile : [dst] "+r"(dst), [w] "+r"(weight) : : CLIO_WIDENED)
+#define CLIO_WIDE_WEIGHTS(tile) __asm__ volatile(tile : [dst] "+r"(dst), [w] "+r"(weight) : : CLIO_WIDENED)
 
 CLIO_SHARED void clio_widen_2(int16_t *dst, const int8_t *weight, const int32_t *bias, const int8_t *shift, int32_t k,
                               int32_t channels) {
@@ -37,7 +37,7 @@ CLIO_SHARED void clio_widen_2(int16_t *dst, const int8_t *weight, const int32_t 
         CLIO_STORE2(bias[0], bias[1], dst);
         CLIO_OPAQUE(dst, weight, left);
         for (; left > 0; left -= 4) {
-            CLIO_WIDEN(CLIO_WIDEN_2);
+            CLIO_WIDE_WEIGHTS(CLIO_WIDE_WEIGHTS_2);
         }
         CLIO_STORE2((int32_t)shift[0], (int32_t)shift[1], dst);
     }
@@ -51,7 +51,7 @@ CLIO_SHARED void clio_widen_4(int16_t *dst, const int8_t *weight, const int32_t 
         CLIO_STORE2(bias[2], bias[3], dst);
         CLIO_OPAQUE(dst, weight, left);
         for (; left > 0; left -= 4) {
-            CLIO_WIDEN(CLIO_WIDEN_4);
+            CLIO_WIDE_WEIGHTS(CLIO_WIDE_WEIGHTS_4);
         }
         CLIO_STORE2((int32_t)shift[0], (int32_t)shift[1], dst);
         CLIO_STORE2((int32_t)shift[2], (int32_t)shift[3], dst);
@@ -92,75 +92,75 @@ CLIO_INLINE void clio_gather_staged(int16_t *dst, const int16_t *stage, int32_t 
 }
 
 /* Moves a word, or what is left of one; the compiler would make a call of a library function of a loop in C. */
-#define CLIO_MOVE(size, bytes)                                                              \
+#define CLIO_STAGE_BYTES(size, bytes)                                                              \
     __asm__ volatile("ldr" size " %[v], [%[src]], #" bytes "\n\tstr" size " %[v], [%[dst]], #" bytes \
                      : [dst] "+r"(dst), [src] "+r"(src), [v] "=&r"(v)                       \
                      :                                                                      \
                      : "memory")
-#define CLIO_ZERO(size, bytes) \
+#define CLIO_STAGE_ZEROS(size, bytes) \
     __asm__ volatile("str" size " %[v], [%[dst]], #" bytes : [dst] "+r"(dst) : [v] "r"(0) : "memory")
 
-CLIO_INLINE int8_t *clio_move(int8_t *dst, const int8_t *src, int32_t count) {
+CLIO_INLINE int8_t *clio_stage_bytes(int8_t *dst, const int8_t *src, int32_t count) {
     uint32_t v;
     for (; count >= 16; count -= 16) {
-        CLIO_MOVE("", "4");
-        CLIO_MOVE("", "4");
-        CLIO_MOVE("", "4");
-        CLIO_MOVE("", "4");
+        CLIO_STAGE_BYTES("", "4");
+        CLIO_STAGE_BYTES("", "4");
+        CLIO_STAGE_BYTES("", "4");
+        CLIO_STAGE_BYTES("", "4");
     }
     if (count & 8) {
-        CLIO_MOVE("", "4");
-        CLIO_MOVE("", "4");
+        CLIO_STAGE_BYTES("", "4");
+        CLIO_STAGE_BYTES("", "4");
     }
     if (count & 4) {
-        CLIO_MOVE("", "4");
+        CLIO_STAGE_BYTES("", "4");
     }
     if (count & 2) {
-        CLIO_MOVE("h", "2");
+        CLIO_STAGE_BYTES("h", "2");
     }
     if (count & 1) {
-        CLIO_MOVE("b", "1");
+        CLIO_STAGE_BYTES("b", "1");
     }
     return dst;
 }
 
-CLIO_INLINE int8_t *clio_zeros(int8_t *dst, int32_t count) {
+CLIO_INLINE int8_t *clio_stage_zeros(int8_t *dst, int32_t count) {
     for (; count >= 4; count -= 4) {
-        CLIO_ZERO("", "4");
+        CLIO_STAGE_ZEROS("", "4");
     }
     if (count & 2) {
-        CLIO_ZERO("h", "2");
+        CLIO_STAGE_ZEROS("h", "2");
     }
     if (count & 1) {
-        CLIO_ZERO("b", "1");
+        CLIO_STAGE_ZEROS("b", "1");
     }
     return dst;
 }
 
 CLIO_INLINE void clio_copy(int16_t *stage, int32_t at, const int8_t *src, int32_t count) {
-    clio_move((int8_t *)stage + at, src, count);
+    clio_stage_bytes((int8_t *)stage + at, src, count);
 }
 
 CLIO_SHARED void clio_stage(int16_t *stage, int32_t at, const int8_t *src, int32_t above, int32_t rows, int32_t below,
                             int32_t row, int32_t before, int32_t pieces, int32_t piece, int32_t after, int32_t spread) {
-    int8_t *dst = clio_zeros((int8_t *)stage + at, above);
+    int8_t *dst = clio_stage_zeros((int8_t *)stage + at, above);
     if (before + after == 0 && pieces == 1) {
         for (; rows > 0; --rows, src += row) {
             CLIO_OPAQUE(dst, src, piece);
-            dst = clio_move(dst, src, piece);
+            dst = clio_stage_bytes(dst, src, piece);
         }
     }
     for (; rows > 0; --rows, src += row) {
         const int8_t *from = src;
         CLIO_OPAQUE(before, pieces, after);
-        dst = clio_zeros(dst, before);
+        dst = clio_stage_zeros(dst, before);
         for (int32_t i = pieces; i > 0; --i, from += spread) {
             CLIO_OPAQUE(dst, from, piece);
-            dst = clio_move(dst, from, piece);
+            dst = clio_stage_bytes(dst, from, piece);
         }
-        dst = clio_zeros(dst, after);
+        dst = clio_stage_zeros(dst, after);
     }
-    clio_zeros(dst, below);
+    clio_stage_zeros(dst, below);
 }
 
 /* The products themselves are one assembly statement each: accumulators, operands and two pointers fill all registers, which no
