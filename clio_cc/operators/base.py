@@ -153,7 +153,7 @@ class Operator(ABC):
 
     @property
     def in_place(self) -> tuple[int, ...]:
-        """Indices of the inputs that the output may overwrite: element i is read last when output element i is written."""
+        """Indices of the inputs with which the output may begin: byte i is read last when the output's byte i is written."""
         return ()
 
     def sweep(self, index: int) -> Sweep | None:  # noqa: ARG002
