@@ -44,9 +44,9 @@ def section(facts: Facts) -> list[Content]:
         *found,
         el("h3", "The arena over time"),
         paragraph(
-            f"The device has no malloc: every tensor has a fixed place in one arena of {size(arena.bytes)}. Bytes are shared by "
-            "tensors that do not live at the same time, and by an operator's input and output where what has been read makes "
-            "room for what is written. Each rectangle is one piece of memory: from left to right the "
+            f"The device has no malloc: every tensor has a fixed place in one arena of {size(arena.bytes)}. Bytes are "
+            "shared by tensors that do not live at the same time, and by an operator's input and output where what has been "
+            "read makes room for what is written. Each rectangle is one piece of memory: from left to right the "
             "operators that need it, from bottom to top its bytes. Dotted pieces are scratch memory of one operator; what "
             f"is sent lies in the numbered ones. Most is needed at once, {size(arena.live_bytes)}, at operator ",
             short(arena.worst),
