@@ -311,6 +311,20 @@ def elementwise(rng: np.random.Generator) -> Iterator[Call]:
         yield written(f"clio_move({{r}} + 1, {{0}}, {count})", x[:count], (x,))
 
 
+def pools(rng: np.random.Generator) -> Iterator[Call]:
+    for (rows, columns), spread in product(((0, 3), (3, 0), (1, 1), (2, 3), (3, 7), (16, 16)), (4, 5)):
+        x = rng.integers(-128, 128, (17, 17, spread)).astype(np.int8)
+        if rows == 16:
+            x[:] = (-128, 127, -128, 5, 0)[:spread]
+        seen = x[:rows, :columns, :4].reshape(-1, 4).astype(int)
+        window = f"{{0}}, {rows}, {columns}, {17 * spread}, {spread})"
+        before = np.full(5, 0x5555, np.int32)
+        yield Call(
+            f"clio_sum_4({{r}}, {window}", before, np.append(seen.sum(axis=0), 0x5555).astype(np.int32), (x,)
+        )
+        yield written(f"clio_max_4({{r}} + 1, {window}", seen.max(axis=0, initial=-128), (x,))
+
+
 FAMILIES = (
     clamps,
     mulshifts,
@@ -327,6 +341,7 @@ FAMILIES = (
     depthwises,
     pairs,
     elementwise,
+    pools,
 )
 
 

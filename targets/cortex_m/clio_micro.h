@@ -221,5 +221,6 @@ CLIO_INLINE void clio_store_4_shifted(int8_t *y, int32_t a, int32_t b, int32_t c
 #include "clio_depthwise.h"
 #include "clio_planar.h"
 #include "clio_elementwise.h"
+#include "clio_pool.h"
 
 #endif

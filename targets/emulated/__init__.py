@@ -30,7 +30,15 @@ BARE_METAL_FILES = (
     ("semihosting.c", "runtime/semihosting.c"),
 )
 CORTEX_M_FILES = (*BARE_METAL_FILES, ("startup.c", "cortex_m/startup.c"))
-_HEADERS = ("clio_micro.h", "clio_matmul.h", "clio_wide.h", "clio_depthwise.h", "clio_planar.h", "clio_elementwise.h")
+_HEADERS = (
+    "clio_micro.h",
+    "clio_matmul.h",
+    "clio_wide.h",
+    "clio_depthwise.h",
+    "clio_planar.h",
+    "clio_elementwise.h",
+    "clio_pool.h",
+)
 PORTABLE_MICRO_KERNELS = tuple((f"src/{name}", f"portable/{name}") for name in _HEADERS)
 CORTEX_M_MICRO_KERNELS = (
     ("src/clio_micro.h", "cortex_m/clio_micro_select.h"),
