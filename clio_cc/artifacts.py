@@ -137,6 +137,7 @@ def manifest(
     quantized: Quantized,
     program: Program,
     footprint: Footprint,
+    tradeoff: Mapping[str, tuple[int, int]],
     warnings: Sequence[str],
 ) -> dict[str, Any]:
     """Return ``manifest.json`` (DESIGN §8) without the digests of the files.
@@ -154,6 +155,7 @@ def manifest(
         quantized: The device's half, and what quantization lost.
         program: It, as it will run.
         footprint: Memory.
+        tradeoff: What to optimize → bytes of the arena and multiply-accumulates that it would come to.
         warnings: What the user must be told.
     """
     tensors = program.tensors
@@ -182,6 +184,11 @@ def manifest(
             "flash_bytes": footprint.flash_bytes,
             "table_bytes": footprint.table_bytes,
             "macs": program.macs,
+            "optimize": options["optimize"],
+            "tradeoff": [
+                {"optimize": each, "arena_bytes": arena, "macs": macs}
+                for each, (arena, macs) in tradeoff.items()
+            ],
         },
         "quantization": {
             "requant": options["requant"],

@@ -101,6 +101,9 @@ def compile_command(
     requant: Annotated[
         str, typer.Option(help="shift, or mulshift for models that shifts cannot carry.")
     ] = "shift",
+    optimize: Annotated[
+        str, typer.Option(help="latency, or ram: less memory for more instructions, in bands of rows.")
+    ] = "latency",
     time_passes: Annotated[bool, typer.Option("--time-passes", help="Print what each pass took.")] = False,
     print_after: Annotated[list[str] | None, typer.Option(help="Print the graph after this pass.")] = None,
     dump: Annotated[
@@ -110,12 +113,14 @@ def compile_command(
 ) -> None:
     """Compile a model: the device's half to C, the cloud's half to ONNX."""
     from clio_cc import compiler
+    from clio_cc.cut import OPTIMIZATIONS
     from clio_cc.project import check_output_folder
     from clio_cc.radios import find_link
     from clio_cc.units import parse_bandwidth_range, parse_time_us
 
     check_output_folder(out)  # before the work, not after
     _check_choice("requantization", requant, compiler.REQUANTIZATIONS)
+    _check_choice("optimization", optimize, OPTIMIZATIONS)
     _check_choice("kind of units", units, compiler.UNIT_METHODS)
     options = compiler.Options(
         model,
@@ -128,6 +133,7 @@ def compile_command(
         slices,
         units,
         requant,
+        optimize,
         parse_bandwidth_range(bandwidth),
         parse_time_us(deadline),
         None if link is None else find_link(link),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from clio_cc import __version__, artifacts
 from clio_cc.arena import Arena, plan_arena
 from clio_cc.arena_check import check_arena
-from clio_cc.cut import AUTO, choose_cuts, fit, refuse_too_large
+from clio_cc.cut import AUTO, LATENCY, OPTIMIZATIONS, choose_cuts, fit, refuse_too_large
 from clio_cc.memory import UNMEASURED_STACK_BYTES, Footprint, check_fits, measure, table_bytes
 from clio_cc.plan import DEADLINE_US
 from clio_cc.program import Program
@@ -58,6 +58,7 @@ class Options:
         slices: ``auto``, or unit counts joined by commas.
         units: How units are made of channels: ``auto``, ``rotation`` or ``selection``.
         requant: ``shift`` or ``mulshift``.
+        optimize: ``latency``, or ``ram`` for bands of rows that take less memory and more instructions.
         bandwidth: The range that ``auto`` partition points shall cover, and that is planned.
         deadline_us: From input to answer, for the same.
         link: How bytes travel, for the same; None for the bandwidth itself.
@@ -73,6 +74,7 @@ class Options:
     slices: str = AUTO
     units: str = AUTO
     requant: str = "shift"
+    optimize: str = LATENCY
     bandwidth: BandwidthRange = PLANNED_BANDWIDTH
     deadline_us: int = DEADLINE_US
     link: Link | None = None
@@ -89,6 +91,7 @@ class Options:
             "slices": self.slices,
             "units": self.units,
             "requant": self.requant,
+            "optimize": self.optimize,
             "bandwidth": [self.bandwidth.low_bps, self.bandwidth.high_bps],
             "deadline_us": self.deadline_us,
             "link": None if self.link is None else self.link.name,
@@ -173,8 +176,8 @@ def compile_model(options: Options, progress: Progress, hook: Hook | None = None
     refuse_too_large(network, target)  # with encoders
     mode = cast("Mode", options.requant)
     quantized = quantize_model(graph, network, samples, mode, _stage(progress, "quantizing"))
-    program = fit(quantized.program, target) or quantized.program
-    arena = plan_arena(program)
+    planned = {each: _planned(quantized.program, target, each) for each in OPTIMIZATIONS}
+    program, arena = planned[options.optimize]
     check_arena(program, arena)
     front_matter = f"clio-cc {__version__}, {options.model.name} (sha256 {digest[:16]}), target {target.name}"
     vectors = quantized.quantize_inputs(samples.take(TEST_VECTORS).inputs)
@@ -199,6 +202,7 @@ def compile_model(options: Options, progress: Progress, hook: Hook | None = None
         quantized=quantized,
         program=program,
         footprint=footprint,
+        tradeoff={each: (arena.bytes, program.macs) for each, (program, arena) in planned.items()},
         warnings=[
             text
             for text in (samples.warning, cuts.warning, _few(points, fitting), footprint.warning(target))
@@ -221,6 +225,12 @@ def compile_model(options: Options, progress: Progress, hook: Hook | None = None
     return Compiled(
         options, target, graph, points, quantized, program, arena, footprint, accuracy, manifest, files
     )
+
+
+def _planned(quantized: Program, target: Target, optimize: str) -> tuple[Program, Arena]:
+    """The program as it will run, and its arena: in bands of rows where that is wanted, or else needed to fit."""
+    program = fit(quantized, target, optimize) or quantized
+    return program, plan_arena(program)
 
 
 def _few(points: Sequence[SlicedPoint], fitting: Samples) -> str:

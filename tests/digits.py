@@ -13,7 +13,11 @@ CALIBRATION = FOLDER / "digits-calibration.npz"
 
 
 @functools.cache
-def compiled(target: str = "stm32f7", partition: str = "auto", requant: str = "shift") -> Compiled:
+def compiled(
+    target: str = "stm32f7", partition: str = "auto", requant: str = "shift", optimize: str = "latency"
+) -> Compiled:
     """Return the example compiled with its calibration data."""
-    options = Options(MODEL, target, CALIBRATION, samples=64, partition=partition, requant=requant)
+    options = Options(
+        MODEL, target, CALIBRATION, samples=64, partition=partition, requant=requant, optimize=optimize
+    )
     return compile_model(options, lambda stage, done, of: None)

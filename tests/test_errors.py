@@ -144,6 +144,10 @@ def test_options_with_unknown_values(refused: Refused) -> None:
         *(*compile_it, "gap8", "--requant", "shft"),
     )
     refused(
+        "unknown optimization 'rma'\n  hint: choose latency or ram",
+        *(*compile_it, "gap8", "--optimize", "rma"),
+    )
+    refused(
         "unknown partition point 'flaten'\n  hint: did you mean 'flatten'?",
         *(*compile_it, "gap8", "--partition", "block1,flaten,local"),
     )
@@ -200,8 +204,8 @@ def test_operator_before_every_cut(refused: Refused) -> None:
 def test_arena_larger_than_the_board(refused: Refused) -> None:
     write(WIDE)
     refused(
-        "needs 1180032 bytes of RAM, 852352 more than the 327680 of stm32f7; layer 'Relu_1' needs most, "
-        "1180032 bytes of tensors at once\n"
+        "needs 590208 bytes of RAM, 262528 more than the 327680 of stm32f7; layer 'Relu_1' needs most, "
+        "590208 bytes of tensors at once\n"
         "  hint: cut earlier with --partition, or choose a board with more memory",
         *("compile", "model.onnx", "--target", "stm32f7", "--partition", "Relu_1"),
     )
@@ -216,7 +220,7 @@ def test_tables_larger_than_the_board(refused: Refused) -> None:
     )
     refused(
         "no partition point fits stm32f7, which has 327680 bytes of RAM and 1048576 of flash: the smallest, 'Relu_1', "
-        "needs 10240 for tensors and 8409088 for tables\n  hint: choose a board with more memory",
+        "needs 8192 for tensors and 8409088 for tables\n  hint: choose a board with more memory",
         *("compile", "model.onnx", "--target", "stm32f7"),
     )
 
