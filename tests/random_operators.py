@@ -122,13 +122,19 @@ def depthwise(rng: Random, index: int) -> Conv | None:
 def planar(rng: Random, index: int) -> Conv | None:
     """Depthwise 3×3 by the planar kernel."""
     channels = int(rng.integers(4, 14))
-    op = _conv(rng, index, channels, channels, channels, taps=(3, 3))
-    schedules = (
-        [schedule for schedule in op.schedules if schedule.kernel == "planar"] if op is not None else []
-    )
-    if op is None or not schedules:
-        return None
-    return replace(op, schedule=schedules[int(rng.integers(len(schedules)))])
+    return _by_kernel(rng, _conv(rng, index, channels, channels, channels, taps=(3, 3)), "planar")
+
+
+def wide(rng: Random, index: int) -> Conv | None:
+    """One group, an even number of outputs, by the kernel with widened weights."""
+    cin, half = _ints(rng, 1, 20, 2)
+    return _by_kernel(rng, _conv(rng, index, 1, cin, 2 * half), "wide")
+
+
+def _by_kernel(rng: Random, op: Conv | None, kernel: str) -> Conv | None:
+    """`op` by a schedule of `kernel`, None where there is none."""
+    schedules = [each for each in op.schedules if each.kernel == kernel] if op is not None else []
+    return replace(op, schedule=schedules[int(rng.integers(len(schedules)))]) if op and schedules else None
 
 
 def gemm(rng: Random, index: int) -> Conv:
@@ -305,8 +311,8 @@ def softmax(rng: Random, index: int) -> Softmax:
 FAMILIES: dict[str, Callable[[Random, int], Operator | None]] = {
     function.__name__: function
     for function in (
-        conv, grouped, depthwise, planar, gemm, add, mul, max_pool, average_pool, table, concat, pad, transpose, reshape,
-        softmax,
+        conv, grouped, depthwise, planar, wide, gemm, add, mul, max_pool, average_pool, table, concat, pad, transpose,
+        reshape, softmax,
     )
 }  # fmt: skip
 
