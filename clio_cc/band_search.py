@@ -9,10 +9,11 @@ operators; where the arena comes out larger, as its places leave gaps, the searc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
-from clio_cc.arena import live_bytes, plan_arena
+from clio_cc.arena import ALIGNMENT, live_bytes, plan_arena
 from clio_cc.band_costs import ChainCosts, Cost, last_uses
 from clio_cc.bands import Chain, by_rows, in_bands
 from clio_cc.operators.base import Tensor
@@ -21,9 +22,10 @@ from clio_cc.program import Program
 LONGEST_CHAIN = 12
 MOST_EXTRA_MACS = 0.25
 """Share of its MACs that a network may compute a second time for the smallest arena."""
-MOST_PLANS = 8
+FEW_PLANS, MOST_PLANS = 4, 8
 """Made in full before a search gives up: the arena almost always takes what is alive at most, and no more."""
 
+_FAR = 1 << 60
 Room = Callable[[Program], int]
 """Bytes that are left for the arena beside a program's code and tables."""
 
@@ -40,50 +42,109 @@ class Path:
         return Path((self.cost[0] + cost[0], self.cost[1] + cost[1]), (*self.chains, chain))
 
 
-class BandSearch:
-    """The search for one program; what was found out about its chains is kept."""
+@dataclass(frozen=True, eq=False)
+class _Made:
+    """A program in the bands of a path; `left` are the bytes for its arena, and `peak` is what is alive at most."""
 
-    def __init__(self, program: Program) -> None:
+    path: Path
+    program: Program
+    left: int
+    peak: int
+
+    @cached_property
+    def arena(self) -> int:
+        """Bytes of its arena."""
+        return plan_arena(self.program).bytes
+
+    @property
+    def rank(self) -> tuple[int, int, int]:
+        """What to minimize: bytes beyond those that are left, MACs, operators."""
+        return self.arena - self.left, self.program.macs, len(self.program.operators)
+
+    def fits(self, most: int) -> bool:
+        """The arena has at most so many bytes, and no more than are left."""
+        limit = min(self.left, most)
+        return self.peak <= limit + ALIGNMENT and self.arena <= limit
+
+
+class BandSearch:
+    """The search for one program and the room that there is; what was found out is kept."""
+
+    def __init__(self, program: Program, room: Room) -> None:
         self._program = program
+        self._room = room
         self._costs = ChainCosts(program)
         self._live = self._costs.live
         self._lasts = _lasts(program)
         self._chains: dict[tuple[int, int], list[Chain]] = {}
+        self._made: dict[tuple[Chain, ...], _Made] = {}
         ends = [max(lasts, default=first - 1) for first, lasts in enumerate(self._lasts)]
         in_chains = {index for first, last in enumerate(ends) for index in range(first, last + 1)}
         self._floor = max((live for i, live in enumerate(self._live) if i not in in_chains), default=0)
 
-    def fitting(self, room: Room) -> Program | None:
+    def fitting(self) -> Program | None:
         """Return the program in bands as far as it takes to fit, for the fewest MACs and operators; None if it does not."""
-        made, most = self._program, max(self._live, default=0)
-        for _ in range(MOST_PLANS):
-            left = room(made)
-            if holds(made, left):
-                return made
-            path = self.lowest(
-                min(left, most - 1)
-            )  # with bands there is more code than before, and less room
-            if path is None:
-                return None
-            made, most = in_bands(self._program, *path.chains), self._peak_of(path)
-        return None
+        found = self._within(_FAR, MOST_PLANS)
+        return None if found is None else found.program
 
-    def smallest(self, room: Room) -> Program | None:
+    def smallest(self) -> Program | None:
         """Return the program in the bands that leave the most room; None if it does not fit.
 
         They add at most `MOST_EXTRA_MACS`, unless it only fits with more. Of several that leave as much room, one with
         the fewest MACs.
         """
-        paths = {
-            self._peak_of(path): path for path in self._descend(int(self._program.macs * MOST_EXTRA_MACS))
-        }
-        lowest = [in_bands(self._program, *paths[peak].chains) for peak in sorted(paths)[:MOST_PLANS]]
-        best = _least(filter(None, [self.fitting(room), *lowest]), room)
+        most_macs = int(self._program.macs * MOST_EXTRA_MACS)
+        paths = sorted(self._descend(most_macs), key=self._peak_of)[:FEW_PLANS]
+        found = [
+            each for each in (self._within(_FAR, MOST_PLANS), *map(self._make, paths)) if each is not None
+        ]
+        best = min((each for each in found if each.fits(_FAR)), key=lambda each: each.rank, default=None)
         if best is None:
             return None
-        arena = plan_arena(best).bytes
-        cheaper = self.fitting(lambda made: min(arena, room(made)))
-        return _least(filter(None, [best, cheaper]), room)
+        for _ in range(FEW_PLANS):  # gaps between places: the lowest peak need not have the smallest arena
+            others = [path for path in self._neighbors(best.path) if path.cost[0] <= most_macs]
+            others = [path for path in others if self._peak_of(path) < best.arena]
+            made = map(self._make, sorted(others, key=self._peak_of)[:FEW_PLANS])
+            smaller = min((best, *made), key=lambda each: each.rank)
+            if smaller is best:
+                break
+            best = smaller
+        cheaper = self._within(best.arena, FEW_PLANS)
+        better = cheaper is not None and cheaper.rank < best.rank and cheaper.path.cost <= best.path.cost
+        return cheaper.program if cheaper is not None and better else best.program
+
+    def _neighbors(self, path: Path) -> Iterator[Path]:
+        """The paths with other rows in one of the chains."""
+        for place, chain in enumerate(path.chains):
+            for rows in _heights(self._program.operators[chain.last].output):
+                chains = [
+                    *path.chains[:place],
+                    Chain(chain.first, chain.last, rows),
+                    *path.chains[place + 1 :],
+                ]
+                found = Path()
+                for each in chains:
+                    found = found.to(each, self._costs.cost(each))
+                yield found
+
+    def _within(self, most: int, plans: int) -> _Made | None:
+        """The cheapest that fits into so many bytes; None if none of a few plans does."""
+        made = self._make(Path())
+        for _ in range(plans):
+            if made.fits(most):
+                return made
+            # With bands there is more code than before, and less room.
+            path = self.lowest(min(most, made.left, made.peak - 1))
+            if path is None:
+                return None
+            made = self._make(path)
+        return made if made.fits(most) else None
+
+    def _make(self, path: Path) -> _Made:
+        if path.chains not in self._made:
+            program = in_bands(self._program, *path.chains) if path.chains else self._program
+            self._made[path.chains] = _Made(path, program, self._room(program), self._peak_of(path))
+        return self._made[path.chains]
 
     def lowest(self, limit: int) -> Path | None:
         """Return the chains that bring everything below a limit for the least cost; None if none do."""
@@ -148,13 +209,6 @@ def holds(program: Program, limit: int) -> bool:
     if max(live_bytes(program), default=0) > limit:
         return False
     return plan_arena(program, 0).bytes <= limit or plan_arena(program).bytes <= limit
-
-
-def _least(programs: Iterable[Program], room: Room) -> Program | None:
-    """The program that leaves the most room, then with the fewest MACs and operators; None if there is room for none."""
-    ranks = [(plan_arena(made).bytes - room(made), made.macs, len(made.operators), made) for made in programs]
-    least = min(ranks, key=lambda rank: rank[:3], default=None)
-    return None if least is None or least[0] > 0 else least[3]
 
 
 def _lasts(program: Program) -> list[list[int]]:

@@ -156,8 +156,8 @@ def fit(program: Program, target: Target, optimize: str = LATENCY) -> Program | 
     def room(made: Program) -> int:
         return arena_limit(made, target)
 
-    search = BandSearch(program)
-    return search.smallest(room) if optimize == RAM else search.fitting(room)
+    search = BandSearch(program, room)
+    return search.smallest() if optimize == RAM else search.fitting()
 
 
 def arena_limit(program: Program, target: Target) -> int:

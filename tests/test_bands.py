@@ -188,12 +188,12 @@ def bottlenecks(blocks: int = 2) -> Program:
 
 def shrink(program: Program, limit: int) -> Program | None:
     """The program in bands, within a limit."""
-    return BandSearch(program).fitting(lambda _: limit)
+    return BandSearch(program, lambda _: limit).fitting()
 
 
 def smallest(program: Program, limit: int = 1 << 30) -> Program:
     """The program in the bands that take the least memory."""
-    found = BandSearch(program).smallest(lambda _: limit)
+    found = BandSearch(program, lambda _: limit).smallest()
     assert found is not None
     return found
 
@@ -273,14 +273,14 @@ def test_no_chains_do_with_fewer_macs(seed: int, length: int) -> None:
     made = [program, *(in_bands(program, *each) for each in [*((c,) for c in single), *pairs])]
     figures = [(max(live_bytes(each)), each.macs) for each in made]
     for limit in sorted({peak for peak, _ in figures})[:5]:
-        found = BandSearch(program).lowest(limit + ALIGNMENT)
+        found = BandSearch(program, lambda _: 0).lowest(limit + ALIGNMENT)
         if found is None:  # a few bytes are lost
-            found = BandSearch(program).lowest(limit + limit // 20)
+            found = BandSearch(program, lambda _: 0).lowest(limit + limit // 20)
         assert found is not None
         least = min(macs for peak, macs in figures if peak <= limit)
         # In bands, rows that nobody reads are not computed: a few MACs less, which the search is not after.
         assert program.macs + found.cost[0] <= max(least, program.macs)
-    assert BandSearch(program).lowest(whole) == BandSearch(program).lowest(1 << 30)
+    assert BandSearch(program, lambda _: 0).lowest(whole) == BandSearch(program, lambda _: 0).lowest(1 << 30)
 
 
 def test_shrink_meets_the_limit_and_computes_the_same() -> None:
@@ -297,7 +297,7 @@ def test_what_fits_is_left_alone_and_what_cannot_is_given_up() -> None:
     program = bottlenecks()
     assert shrink(program, plan_arena(program).bytes) is program
     assert shrink(program, 8 * 24 * 24 - 1) is None  # its input alone is larger
-    assert BandSearch(program).smallest(lambda _: 8 * 24 * 24 - 1) is None
+    assert BandSearch(program, lambda _: 8 * 24 * 24 - 1).smallest() is None
 
 
 def test_bands_take_room_of_their_own() -> None:
@@ -307,10 +307,10 @@ def test_bands_take_room_of_their_own() -> None:
     def room(made: Program) -> int:
         return 30_000 - 100 * (len(made.operators) - len(program.operators))
 
-    for found in (BandSearch(program).fitting(room), BandSearch(program).smallest(room)):
+    for found in (BandSearch(program, room).fitting(), BandSearch(program, room).smallest()):
         assert found is not None
         assert plan_arena(found).bytes <= room(found)
-    assert BandSearch(program).smallest(lambda made: 10**9 - 10**6 * len(made.operators)) is program
+    assert BandSearch(program, lambda made: 10**9 - 10**6 * len(made.operators)).smallest() is program
 
 
 def test_more_macs_than_wanted_if_that_is_what_it_takes() -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -161,7 +162,7 @@ class Conv(Operator):
     def schedules(self) -> tuple[Schedule, ...]:
         return tuple(schedule for family in FAMILIES.values() for schedule in family.schedules(self))
 
-    @property
+    @cached_property
     def _scheduled(self) -> Schedule:
         return self.schedule or self.schedules[0]
 
