@@ -2,7 +2,7 @@
 #ifndef CLIO_PLANAR_H
 #define CLIO_PLANAR_H
 
-CLIO_INLINE void clio_planar_clear(int16_t *plane, int32_t count, int32_t step, int32_t channels) {
+CLIO_SHARED void clio_planar_clear(int16_t *plane, int32_t count, int32_t step, int32_t channels) {
     uint32_t zeros = 0;
     CLIO_HIDE(zeros); /* or the compiler would call memset, which may go byte by byte */
     for (; channels > 0; --channels, plane += step) {
@@ -12,7 +12,7 @@ CLIO_INLINE void clio_planar_clear(int16_t *plane, int32_t count, int32_t step, 
     }
 }
 
-CLIO_INLINE void clio_planar_keep(int16_t *plane, int32_t step, int32_t from, int32_t count) {
+CLIO_SHARED void clio_planar_keep(int16_t *plane, int32_t step, int32_t from, int32_t count) {
     for (int32_t c = 0; c < 4; ++c, plane += step) {
         const int16_t *source = plane + from;
         for (int32_t i = 0; i < count; i += 4) {
@@ -24,7 +24,18 @@ CLIO_INLINE void clio_planar_keep(int16_t *plane, int32_t step, int32_t from, in
     }
 }
 
-/* Two pixels of four channels at a time: each plane gets a word. */
+/* Two pixels of four channels: each plane gets a word. */
+#define CLIO_PLANAR_PAIR(u, v)                                                           \
+    do {                                                                                 \
+        uint32_t first = clio_load(u), second = clio_load((u) + x_pixel);                \
+        uint32_t odd = clio_sxtb16_odd(first), odd2 = clio_sxtb16_odd(second);           \
+        uint32_t even = clio_sxtb16(first), even2 = clio_sxtb16(second);                 \
+        clio_store(v, clio_low_halves(even, even2));                                     \
+        clio_store((v) + step, clio_low_halves(odd, odd2));                              \
+        clio_store((v) + 2 * step, clio_high_halves(even, even2));                       \
+        clio_store((v) + 3 * step, clio_high_halves(odd, odd2));                         \
+    } while (0)
+
 CLIO_INLINE void clio_planar_gather(int16_t *plane, int32_t step, int32_t pitch, const int8_t *x,
                                     int32_t x_row, int32_t x_pixel, int32_t rows, int32_t columns,
                                     int32_t channels) {
@@ -32,15 +43,19 @@ CLIO_INLINE void clio_planar_gather(int16_t *plane, int32_t step, int32_t pitch,
         int32_t done = 0;
         if (channels == 4) {
             const int8_t *u = x;
-            int16_t *v = plane;
-            for (; done < columns - 1; done += 2, u += 2 * x_pixel, v += 2) {
-                uint32_t first = clio_load(u), second = clio_load(u + x_pixel);
-                uint32_t odd = clio_sxtb16_odd(first), odd2 = clio_sxtb16_odd(second);
-                uint32_t even = clio_sxtb16(first), even2 = clio_sxtb16(second);
-                clio_store(v, clio_low_halves(even, even2));
-                clio_store(v + step, clio_low_halves(odd, odd2));
-                clio_store(v + 2 * step, clio_high_halves(even, even2));
-                clio_store(v + 3 * step, clio_high_halves(odd, odd2));
+            int16_t *v = plane, *end = plane + (columns & ~3);
+            done = columns & ~1;
+            CLIO_HIDE(end); /* or a short loop would be unrolled whole */
+            if (columns > 3) {
+                do {
+                    CLIO_PLANAR_PAIR(u, v);
+                    CLIO_PLANAR_PAIR(u + 2 * x_pixel, v + 2);
+                    u += 4 * x_pixel;
+                    v += 4;
+                } while (v != end);
+            }
+            if (columns & 2) {
+                CLIO_PLANAR_PAIR(u, v);
             }
         }
         for (; done < columns; ++done) {
