@@ -171,6 +171,11 @@ class Conv(Operator):
         return FAMILIES[self._scheduled.kernel].scratch_bytes(self, self._scheduled)
 
     def kernel(self) -> Kernel:
+        return self._kernel
+
+    @cached_property
+    def _kernel(self) -> Kernel:
+        """Found once: packing weights takes long, and planning asks for tables and code again and again."""
         return FAMILIES[self._scheduled.kernel].kernel(self, self._scheduled)
 
     @property
