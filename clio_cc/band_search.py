@@ -85,7 +85,10 @@ class BandSearch:
     def fitting(self) -> Program | None:
         """Return the program in bands as far as it takes to fit, for the fewest MACs and operators; None if it does not."""
         found = self._within(_FAR, MOST_PLANS)
-        return None if found is None else found.program
+        if found is not None:
+            return found.program
+        # What is alive has room enough: gaps and code have not.
+        return None if self.lowest(self._room(self._program)) is None else self.smallest()
 
     def smallest(self) -> Program | None:
         """Return the program in the bands that leave the most room; None if it does not fit.
