@@ -32,7 +32,7 @@ from clio_cc.operators.base import Operator
 from clio_cc.operators.conv import Conv
 from clio_cc.program import Program
 from clio_cc.project import device_glue, project_files
-from clio_cc.scheduling import choose_schedules
+from clio_cc.scheduling import planned
 from clio_cc.targets import TARGETS, Target
 
 BOARDS = {"stm32f7": "m7", "nrf5340": "m33", "gap8": "rv32"}
@@ -81,19 +81,12 @@ def cmsis_nn() -> Mapping[str, Any]:
     return found
 
 
-def compiled(program: Program, target: Target, way: str) -> Program:
-    """Return the program as `compile` would build it for a board with room enough."""
-    if way == "untuned":
-        return program
-    return choose_schedules(program, target, way)
-
-
 def measure(net: Net, targets: Sequence[Target], folder: Path) -> Iterator[Row]:
     """Yield a row per board and way."""
     quantized = program_of(net, folder)
     for target in targets:
         for way in WAYS:
-            program = compiled(quantized, target, way)
+            program = quantized if way == "untuned" else planned(quantized, target, way)
             yield _measure_on(net, program, plan_arena(program), target, way, folder / target.name / way)
 
 
@@ -147,7 +140,7 @@ def _layers(program: Program, counts: Sequence[int], net: str, board: str) -> tu
         same = next((each for each in open_layers if _same(op, each)), None)
         if same is not None:
             open_layers.remove(same)
-        schedule = str(op.schedule or op.schedules[0]) if isinstance(op, Conv) else ""
+        schedule = str(op.scheduled) if isinstance(op, Conv) else ""
         reference = None if same is None else int(same[board])
         found.append(Layer(op.name, kind_of(op), op.output.shape, schedule, op.macs, count, reference))
     return tuple(found)

@@ -80,9 +80,9 @@ def random_shapes() -> Iterator[Shape]:
 
 
 def shapes_of(programs: Iterable[Program]) -> list[Shape]:
-    """Return the shapes with something to choose, each once."""
+    """Return the shapes of all convolutions, each once."""
     found = {Shape.of(op) for program in programs for op in program.operators if isinstance(op, Conv)}
-    return sorted((shape for shape in found if len(op_of(shape).schedules) > 1), key=repr)
+    return sorted(found, key=repr)
 
 
 def measure(shape: Shape, target: Target, folder: Path) -> dict[str, int]:
@@ -163,9 +163,7 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         nets = {net.name: shapes_of([program_of(net, Path(folder))]) for net in available(None)}
-    extra = [shape for shape in islice(random_shapes(), 4 * args.random) if len(op_of(shape).schedules) > 1][
-        : args.random
-    ]
+    extra = list(islice(random_shapes(), args.random))
     for name in args.target or [target.name for target in TARGETS]:
         target = find_target(name)
         costs = tune(target, nets, extra)

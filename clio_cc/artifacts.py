@@ -137,7 +137,7 @@ def manifest(
     quantized: Quantized,
     program: Program,
     footprint: Footprint,
-    tradeoff: Mapping[str, tuple[int, int]],
+    tradeoff: Sequence[Mapping[str, Any]],
     warnings: Sequence[str],
 ) -> dict[str, Any]:
     """Return ``manifest.json`` (DESIGN §8) without the digests of the files.
@@ -155,7 +155,8 @@ def manifest(
         quantized: The device's half, and what quantization lost.
         program: It, as it will run.
         footprint: Memory.
-        tradeoff: What to optimize → bytes of the arena and multiply-accumulates that it would come to.
+        tradeoff: For everything that can be optimized, what it would come to: bytes of the arena, multiply-accumulates,
+            instructions of the convolutions.
         warnings: What the user must be told.
     """
     tensors = program.tensors
@@ -185,10 +186,7 @@ def manifest(
             "table_bytes": footprint.table_bytes,
             "macs": program.macs,
             "optimize": options["optimize"],
-            "tradeoff": [
-                {"optimize": each, "arena_bytes": arena, "macs": macs}
-                for each, (arena, macs) in tradeoff.items()
-            ],
+            "tradeoff": [dict(each) for each in tradeoff],
         },
         "quantization": {
             "requant": options["requant"],

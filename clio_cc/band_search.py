@@ -22,6 +22,8 @@ from clio_cc.program import Program
 LONGEST_CHAIN = 12
 MOST_EXTRA_MACS = 0.25
 """Share of its MACs that a network may compute a second time for the smallest arena."""
+NEARLY = 20
+"""An arena larger by one part in so many is as good, if it takes fewer MACs."""
 FEW_PLANS, MOST_PLANS = 4, 8
 """Made in full before a search gives up: the arena almost always takes what is alive at most, and no more."""
 
@@ -93,8 +95,8 @@ class BandSearch:
     def smallest(self) -> Program | None:
         """Return the program in the bands that leave the most room; None if it does not fit.
 
-        They add at most `MOST_EXTRA_MACS`, unless it only fits with more. Of several that leave as much room, one with
-        the fewest MACs.
+        They add at most `MOST_EXTRA_MACS`, unless it only fits with more. Of several that leave nearly as much room
+        (`NEARLY`), one with the fewest MACs.
         """
         most_macs = int(self._program.macs * MOST_EXTRA_MACS)
         paths = sorted(self._descend(most_macs), key=self._peak_of)[:FEW_PLANS]
@@ -112,9 +114,15 @@ class BandSearch:
             if smaller is best:
                 break
             best = smaller
-        cheaper = self._within(best.arena, FEW_PLANS)
-        better = cheaper is not None and cheaper.rank < best.rank and cheaper.path.cost <= best.path.cost
-        return cheaper.program if cheaper is not None and better else best.program
+        slack = best.arena // NEARLY
+        cheaper = self._within(best.arena + slack, FEW_PLANS)
+        if (
+            cheaper is not None
+            and cheaper.rank[0] <= best.rank[0] + slack
+            and cheaper.path.cost <= best.path.cost
+        ):
+            return cheaper.program
+        return best.program
 
     def _neighbors(self, path: Path) -> Iterator[Path]:
         """The paths with other rows in one of the chains."""

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, cast
 from clio_cc import __version__, artifacts
 from clio_cc.arena import Arena, plan_arena
 from clio_cc.arena_check import check_arena
-from clio_cc.cut import AUTO, LATENCY, OPTIMIZATIONS, choose_cuts, fit, refuse_too_large
+from clio_cc.cut import AUTO, LATENCY, OPTIMIZATIONS, choose_cuts, refuse_too_large
 from clio_cc.memory import UNMEASURED_STACK_BYTES, Footprint, check_fits, measure, table_bytes
 from clio_cc.plan import DEADLINE_US
 from clio_cc.program import Program
 from clio_cc.project import ZONES, ProjectFiles, device_glue, project_files
+from clio_cc.scheduling import conv_instructions, planned
 from clio_cc.targets import Target, find_target
 from clio_cc.units import BandwidthRange
 
@@ -176,8 +177,9 @@ def compile_model(options: Options, progress: Progress, hook: Hook | None = None
     refuse_too_large(network, target)  # with encoders
     mode = cast("Mode", options.requant)
     quantized = quantize_model(graph, network, samples, mode, _stage(progress, "quantizing"))
-    planned = {each: _planned(quantized.program, target, each) for each in OPTIMIZATIONS}
-    program, arena = planned[options.optimize]
+    ways = {each: planned(quantized.program, target, each) for each in OPTIMIZATIONS}
+    program = ways[options.optimize]
+    arena = plan_arena(program)
     check_arena(program, arena)
     front_matter = f"clio-cc {__version__}, {options.model.name} (sha256 {digest[:16]}), target {target.name}"
     vectors = quantized.quantize_inputs(samples.take(TEST_VECTORS).inputs)
@@ -202,7 +204,7 @@ def compile_model(options: Options, progress: Progress, hook: Hook | None = None
         quantized=quantized,
         program=program,
         footprint=footprint,
-        tradeoff={each: (arena.bytes, program.macs) for each, (program, arena) in planned.items()},
+        tradeoff=[_way(each, program, target) for each, program in ways.items()],
         warnings=[
             text
             for text in (samples.warning, cuts.warning, _few(points, fitting), footprint.warning(target))
@@ -227,10 +229,14 @@ def compile_model(options: Options, progress: Progress, hook: Hook | None = None
     )
 
 
-def _planned(quantized: Program, target: Target, optimize: str) -> tuple[Program, Arena]:
-    """The program as it will run, and its arena: in bands of rows where that is wanted, or else needed to fit."""
-    program = fit(quantized, target, optimize) or quantized
-    return program, plan_arena(program)
+def _way(optimize: str, program: Program, target: Target) -> dict[str, Any]:
+    """What it comes to."""
+    return {
+        "optimize": optimize,
+        "arena_bytes": plan_arena(program).bytes,
+        "macs": program.macs,
+        "conv_instructions": conv_instructions(program, target),
+    }
 
 
 def _few(points: Sequence[SlicedPoint], fitting: Samples) -> str:

@@ -4,27 +4,48 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from fractions import Fraction
 
 from clio_cc.arena import plan_arena
 from clio_cc.costs import Costs, Shape, costs_of
+from clio_cc.cut import RAM, arena_limit, fit
 from clio_cc.operators.base import Operator
 from clio_cc.operators.conv import Conv
+from clio_cc.operators.movement import WITHOUT_CODE, RowSlice, RowStack
 from clio_cc.operators.schedule import Schedule
 from clio_cc.program import Program
 from clio_cc.targets import Target
 
-ROOM = {"latency": Fraction(9, 8), "ram": Fraction(1)}
-"""How large an arena may grow by scratch buffers, over the smallest that any schedules give."""
+SPENT_BYTES = 8192
+"""What ``latency`` may spend on scratch buffers in any case: small networks gain most, on boards with hundreds of KB."""
 
 Choice = dict[Shape, Schedule]
+
+
+def planned(quantized: Program, target: Target, optimize: str) -> Program:
+    """Return the program as it will run on a board: in bands of rows where wanted or needed, every operator scheduled."""
+    program = fit(quantized, target, optimize) or quantized
+    return choose_schedules(program, target, optimize, arena_limit(program, target))
+
+
+def conv_instructions(program: Program, target: Target) -> int | None:
+    """Return what the convolutions execute in one run, as measured or modelled; None where nothing is known of one."""
+    costs, total = costs_of(target), 0.0
+    for op in program.operators:
+        if isinstance(op, Conv):
+            found = costs.instructions(op, op.scheduled)
+            if found is None:
+                return None
+            total += found
+    return round(total)
 
 
 def choose_schedules(program: Program, target: Target, optimize: str, limit: int | None = None) -> Program:
     """Return the program with a schedule for every operator that has several.
 
     Operators of one shape get one schedule, so that they share their code. Starting from the schedules with the least
-    scratch memory, shapes take the fastest that keeps the arena within its bounds, those that gain most first.
+    scratch memory, shapes take the fastest that keeps the arena within bounds, those that gain most first. The bound is
+    the smallest arena for ``ram``. For ``latency`` it is what tensors side by side would need, as overlaps have saved more
+    than that, and at least `SPENT_BYTES` more than the smallest.
 
     Args:
         program: As quantized, in bands if need be.
@@ -36,7 +57,7 @@ def choose_schedules(program: Program, target: Target, optimize: str, limit: int
     shapes = _shapes(program)
     smallest = {shape: _most_frugal(ops[0], costs) for shape, ops in shapes.items()}
     least = plan_arena(with_schedules(program, smallest)).bytes
-    most = int(least * ROOM[optimize])
+    most = least if optimize == RAM else max(least + SPENT_BYTES, side_by_side(program))
     if limit is not None:
         most = max(least, min(most, limit))
     fastest = {shape: _by_cost(ops[0], costs)[0] for shape, ops in shapes.items()}
@@ -55,6 +76,21 @@ def choose_schedules(program: Program, target: Target, optimize: str, limit: int
                 chosen = tried
                 break
     return with_schedules(program, chosen)
+
+
+def side_by_side(program: Program) -> int:
+    """Return the most bytes of tensors that are needed at once, none over another; bands are parts of others."""
+    last = {t.name: i for i, op in enumerate(program.operators) for t in op.inputs}
+    last |= dict.fromkeys(program.lasting, len(program.operators))
+    alive = {t.name: t.bytes for t in program.inputs}
+    most = 0
+    for index, op in enumerate(program.operators):
+        if not isinstance(op, RowSlice | RowStack):
+            alive[op.output.name] = op.output.bytes
+        if not isinstance(op, WITHOUT_CODE):
+            most = max(most, sum(alive.values()))
+        alive = {name: size for name, size in alive.items() if last.get(name, -1) > index}
+    return most
 
 
 def _shapes(program: Program) -> dict[Shape, list[Conv]]:

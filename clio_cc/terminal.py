@@ -53,8 +53,15 @@ def print_compiled(result: Compiled, out: Path) -> None:
         )
         print_table("Units", heads, points)
     print_table(f"{result.options.model.name} for {result.target.title}", ("", ""), rows)
-    ways = [(each["optimize"], each["arena_bytes"], each["macs"]) for each in device["tradeoff"]]
-    print_table(f"Optimized for {device['optimize']}", ("--optimize", "arena B", "device MACs"), ways)
+    ways = [
+        (each["optimize"], each["arena_bytes"], each["macs"], each["conv_instructions"] or unknown)
+        for each in device["tradeoff"]
+    ]
+    print_table(
+        f"Optimized for {device['optimize']}",
+        ("--optimize", "arena B", "device MACs", "instructions of convolutions"),
+        ways,
+    )
     print(f"wrote {out}/ ({len(result.files.files)} files)")
 
 

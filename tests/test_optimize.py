@@ -27,7 +27,7 @@ Tool = Callable[[str], str]
 
 
 def fitted(program: Program, target: Target, optimize: str) -> Program:
-    """The program as compile would build it."""
+    """The program in bands, before schedules are chosen."""
     found = fit(program, target, optimize)
     assert found is not None
     return found
@@ -59,9 +59,11 @@ def test_both_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
     latency, ram = result.manifest["device"]["tradeoff"]
     table = capsys.readouterr().out.split("Optimized for ram\n")[1].splitlines()[:3]
     assert [re.split(r"\s{2,}", line.strip()) for line in table] == [
-        ["--optimize", "arena B", "device MACs"],
-        ["latency", f"{latency['arena_bytes']:,}", f"{latency['macs']:,}"],
-        ["ram", f"{ram['arena_bytes']:,}", f"{ram['macs']:,}"],
+        ["--optimize", "arena B", "device MACs", "instructions of convolutions"],
+        *(
+            [each["optimize"], *(f"{each[key]:,}" for key in ("arena_bytes", "macs", "conv_instructions"))]
+            for each in (latency, ram)
+        ),
     ]
 
 

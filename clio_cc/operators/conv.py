@@ -163,12 +163,13 @@ class Conv(Operator):
         return tuple(schedule for family in FAMILIES.values() for schedule in family.schedules(self))
 
     @cached_property
-    def _scheduled(self) -> Schedule:
+    def scheduled(self) -> Schedule:
+        """The schedule that it is computed by."""
         return self.schedule or self.schedules[0]
 
     @property
     def scratch_bytes(self) -> int:
-        return FAMILIES[self._scheduled.kernel].scratch_bytes(self, self._scheduled)
+        return FAMILIES[self.scheduled.kernel].scratch_bytes(self, self.scheduled)
 
     def kernel(self) -> Kernel:
         return self._kernel
@@ -176,14 +177,14 @@ class Conv(Operator):
     @cached_property
     def _kernel(self) -> Kernel:
         """Found once: packing weights takes long, and planning asks for tables and code again and again."""
-        return FAMILIES[self._scheduled.kernel].kernel(self, self._scheduled)
+        return FAMILIES[self.scheduled.kernel].kernel(self, self.scheduled)
 
     @property
     def in_place(self) -> tuple[int, ...]:
-        return (0,) if FAMILIES[self._scheduled.kernel].in_place(self, self._scheduled) else ()
+        return (0,) if FAMILIES[self.scheduled.kernel].in_place(self, self.scheduled) else ()
 
     def sweep(self, index: int) -> Sweep | None:  # noqa: ARG002
-        return FAMILIES[self._scheduled.kernel].sweep(self, self._scheduled)
+        return FAMILIES[self.scheduled.kernel].sweep(self, self.scheduled)
 
 
 def _as_image(shape: tuple[int, ...]) -> tuple[int, int, int]:
