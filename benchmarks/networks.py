@@ -53,6 +53,7 @@ def program_of(net: Net, folder: Path) -> Program:
     """
     path = net.path
     if net.fill:
+        folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{net.name}.onnx"
         subprocess.run([sys.executable, SHARED / "tools/fill_weights.py", net.path, path], check=True)
     graph = front_end(path)

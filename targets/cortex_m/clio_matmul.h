@@ -8,7 +8,7 @@ CLIO_INLINE void clio_store_block(int16_t *dst, uint32_t bytes) {
     __asm__ volatile("strd %0, %1, [%2]" : : "r"(even), "r"(odd), "r"(dst) : "memory");
 }
 
-CLIO_INLINE void clio_gather(int16_t *dst, int32_t step, const int8_t *src, int32_t count) {
+CLIO_SHARED void clio_gather(int16_t *dst, int32_t step, const int8_t *src, int32_t count) {
     int32_t rest = count & 3;
     for (count >>= 2; count > 0; --count, src += 4, dst += step) {
         clio_store_block(dst, clio_load(src));
@@ -77,7 +77,8 @@ CLIO_SHARED void clio_gather_padded(int16_t *dst, int32_t step, const int8_t *sr
     odd1 = clio_sxtb16_odd(w1);      \
     even1 = clio_sxtb16(w1)
 
-/* Repeats BLOCK k / 4 times, unrolled by four: k is a constant where these functions are used. */
+/* Repeats BLOCK k / 4 times, unrolled by four. The 3x2 tile is inlined, where k is a constant. Tiles of what is left at the end
+ * of rows and channels, and the gathering, are shared: inlined they would make the code three times as long for 3 %. */
 #define CLIO_REPEAT(k, BLOCK)                  \
     do {                                       \
         for (int32_t i = (k) >> 4; i > 0; --i) { \
@@ -87,7 +88,7 @@ CLIO_SHARED void clio_gather_padded(int16_t *dst, int32_t step, const int8_t *sr
         if ((k) & 4) { BLOCK; }                \
     } while (0)
 
-CLIO_INLINE void clio_matmul_1x1(int32_t *acc, const int16_t *columns, int32_t step, const int8_t *weight, int32_t k) {
+CLIO_SHARED void clio_matmul_1x1(int32_t *acc, const int16_t *columns, int32_t step, const int8_t *weight, int32_t k) {
     int32_t a0 = acc[0];
     uint32_t w0, even0, odd0;
 #define CLIO_BLOCK() CLIO_WEIGHTS_X1(); CLIO_PIXEL_X1(columns, a0, even0, odd0)
@@ -97,7 +98,7 @@ CLIO_INLINE void clio_matmul_1x1(int32_t *acc, const int16_t *columns, int32_t s
     acc[0] = a0;
 }
 
-CLIO_INLINE void clio_matmul_2x1(int32_t *acc, const int16_t *columns, int32_t step, const int8_t *weight, int32_t k) {
+CLIO_SHARED void clio_matmul_2x1(int32_t *acc, const int16_t *columns, int32_t step, const int8_t *weight, int32_t k) {
     int32_t a0 = acc[0], a1 = acc[1];
     uint32_t w0, even0, odd0;
 #define CLIO_BLOCK() CLIO_WEIGHTS_X1(); CLIO_PIXEL_X1(columns, a0, even0, odd0); CLIO_PIXEL_X1(columns, a1, even0, odd0)
@@ -108,7 +109,7 @@ CLIO_INLINE void clio_matmul_2x1(int32_t *acc, const int16_t *columns, int32_t s
     acc[1] = a1;
 }
 
-CLIO_INLINE void clio_matmul_3x1(int32_t *acc, const int16_t *columns, int32_t step, const int8_t *weight, int32_t k) {
+CLIO_SHARED void clio_matmul_3x1(int32_t *acc, const int16_t *columns, int32_t step, const int8_t *weight, int32_t k) {
     int32_t a0 = acc[0], a1 = acc[1], a2 = acc[2];
     uint32_t w0, even0, odd0;
 #define CLIO_BLOCK()                              \
@@ -124,7 +125,7 @@ CLIO_INLINE void clio_matmul_3x1(int32_t *acc, const int16_t *columns, int32_t s
     acc[2] = a2;
 }
 
-CLIO_INLINE void clio_matmul_1x2(int32_t *acc, const int16_t *columns, int32_t step, const int8_t *weight, int32_t k) {
+CLIO_SHARED void clio_matmul_1x2(int32_t *acc, const int16_t *columns, int32_t step, const int8_t *weight, int32_t k) {
     int32_t a0 = acc[0], a1 = acc[1];
     uint32_t w0, w1, even0, odd0, even1, odd1;
 #define CLIO_BLOCK() CLIO_WEIGHTS_X2(); CLIO_PIXEL_X2(columns, a0, a1, even0, odd0, even1, odd1)
@@ -135,7 +136,7 @@ CLIO_INLINE void clio_matmul_1x2(int32_t *acc, const int16_t *columns, int32_t s
     acc[1] = a1;
 }
 
-CLIO_INLINE void clio_matmul_2x2(int32_t *acc, const int16_t *columns, int32_t step, const int8_t *weight, int32_t k) {
+CLIO_SHARED void clio_matmul_2x2(int32_t *acc, const int16_t *columns, int32_t step, const int8_t *weight, int32_t k) {
     int32_t a0 = acc[0], a1 = acc[1], a2 = acc[2], a3 = acc[3];
     uint32_t w0, w1, even0, odd0, even1, odd1;
 #define CLIO_BLOCK()                                              \

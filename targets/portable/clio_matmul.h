@@ -6,7 +6,7 @@
 #define CLIO_MATMUL_H
 
 /* Widens `count` bytes into blocks of four lanes, zeros up to a whole block. Block b goes to dst + b * step. */
-CLIO_INLINE void clio_gather(int16_t *dst, int32_t step, const int8_t *src, int32_t count) {
+CLIO_SHARED void clio_gather(int16_t *dst, int32_t step, const int8_t *src, int32_t count) {
     for (; count >= 4; count -= 4, src += 4, dst += step) {
         dst[0] = src[0];
         dst[1] = src[2];
@@ -36,22 +36,24 @@ CLIO_INLINE int32_t clio_block(const int16_t *c, const int8_t *w) {
     return c[0] * w[0] + c[1] * w[2] + c[2] * w[1] + c[3] * w[3];
 }
 
-/* clio_matmul_MxN: acc[m * N + n] += sum over k of columns[m] * weight[n], for M pixels and N output channels.
+/* The tile that most of the time is spent in is inlined, where k is a constant; others are shared, for short code.
+ *
+ * clio_matmul_MxN: acc[m * N + n] += sum over k of columns[m] * weight[n], for M pixels and N output channels.
  * Block b of pixel m is at columns + b * step + m * 4, that of channel n at weight + (b * N + n) * 4; k is a multiple of 4. */
-CLIO_INLINE void clio_matmul_1x1(int32_t *acc, const int16_t *columns, int32_t step, const int8_t *weight, int32_t k) {
+CLIO_SHARED void clio_matmul_1x1(int32_t *acc, const int16_t *columns, int32_t step, const int8_t *weight, int32_t k) {
     for (; k > 0; k -= 4, columns += step, weight += 4) {
         acc[0] += clio_block(columns, weight);
     }
 }
 
-CLIO_INLINE void clio_matmul_2x1(int32_t *acc, const int16_t *columns, int32_t step, const int8_t *weight, int32_t k) {
+CLIO_SHARED void clio_matmul_2x1(int32_t *acc, const int16_t *columns, int32_t step, const int8_t *weight, int32_t k) {
     for (; k > 0; k -= 4, columns += step, weight += 4) {
         acc[0] += clio_block(columns, weight);
         acc[1] += clio_block(columns + 4, weight);
     }
 }
 
-CLIO_INLINE void clio_matmul_3x1(int32_t *acc, const int16_t *columns, int32_t step, const int8_t *weight, int32_t k) {
+CLIO_SHARED void clio_matmul_3x1(int32_t *acc, const int16_t *columns, int32_t step, const int8_t *weight, int32_t k) {
     for (; k > 0; k -= 4, columns += step, weight += 4) {
         acc[0] += clio_block(columns, weight);
         acc[1] += clio_block(columns + 4, weight);
@@ -59,14 +61,14 @@ CLIO_INLINE void clio_matmul_3x1(int32_t *acc, const int16_t *columns, int32_t s
     }
 }
 
-CLIO_INLINE void clio_matmul_1x2(int32_t *acc, const int16_t *columns, int32_t step, const int8_t *weight, int32_t k) {
+CLIO_SHARED void clio_matmul_1x2(int32_t *acc, const int16_t *columns, int32_t step, const int8_t *weight, int32_t k) {
     for (; k > 0; k -= 4, columns += step, weight += 8) {
         acc[0] += clio_block(columns, weight);
         acc[1] += clio_block(columns, weight + 4);
     }
 }
 
-CLIO_INLINE void clio_matmul_2x2(int32_t *acc, const int16_t *columns, int32_t step, const int8_t *weight, int32_t k) {
+CLIO_SHARED void clio_matmul_2x2(int32_t *acc, const int16_t *columns, int32_t step, const int8_t *weight, int32_t k) {
     for (; k > 0; k -= 4, columns += step, weight += 8) {
         acc[0] += clio_block(columns, weight);
         acc[1] += clio_block(columns, weight + 4);
