@@ -53,6 +53,8 @@ from clio_cc.evaluate import evaluate
 from clio_cc.link import Link, exact
 from clio_cc.load import model_sha256
 from clio_cc.lower import lower
+from clio_cc.operators.base import Operator
+from clio_cc.operators.conv import Conv
 from clio_cc.options import Costs, Option, Times, known_accuracy, local_option, merit, point_options
 from clio_cc.plan import LOCAL, RAW, Plan, Strategy
 from clio_cc.planner import PlanPoint, make_plan, read_points
@@ -591,13 +593,19 @@ def fingerprints(out: Path) -> dict[str, str]:
     manifest, program = results.read_manifest(out), results.read_program(out)
     found = {}
     for number, (tap, entry) in enumerate(zip(program.taps, manifest["partitions"], strict=True)):
-        operators = tuple(program.operators[index] for index in program.operators_to(number))
+        operators = tuple(_unscheduled(program.operators[index]) for index in program.operators_to(number))
         to_tap = Program(program.inputs, operators, (tap.tensor,), (tap,))
         both = to_json(to_tap) + manifest["files"][entry["cloud"]] + str(entry["slices"])
         found[tap.partition] = hashlib.sha256(both.encode()).hexdigest()
     if manifest["local"]:
-        found[LOCAL] = hashlib.sha256(to_json(program).encode()).hexdigest()
+        operators = tuple(map(_unscheduled, program.operators))
+        found[LOCAL] = hashlib.sha256(to_json(replace(program, operators=operators)).encode()).hexdigest()
     return found
+
+
+def _unscheduled(op: Operator) -> Operator:
+    """The operator without what each board chooses for itself, and which changes no bit."""
+    return replace(op, schedule=None) if isinstance(op, Conv) else op
 
 
 def _local(job: Job, table: Path) -> AccuracyRow:

@@ -73,7 +73,9 @@ def concrete(cls: type[Operator]) -> set[type[Operator]]:
 
 def test_no_operator_is_left_out() -> None:
     shared = {Elementwise, Pool}  # bases that are not abstract by the letter
-    assert concrete(Operator) - shared == set(OPERATORS)  # type: ignore[type-abstract]
+    found = concrete(Operator) - shared  # type: ignore[type-abstract]
+    # What stands for an operator elsewhere, in searches and tests, is in no program that is written.
+    assert {each for each in found if each.__module__.startswith("clio_cc.operators.")} == set(OPERATORS)
 
 
 def test_arrays_are_little_endian() -> None:

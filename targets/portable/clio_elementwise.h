@@ -4,14 +4,14 @@
 #define CLIO_ELEMENTWISE_H
 
 /* Copies. */
-CLIO_INLINE void clio_move(int8_t *y, const int8_t *x, int32_t count) {
+CLIO_SHARED void clio_move(int8_t *y, const int8_t *x, int32_t count) {
     for (int32_t i = 0; i < count; ++i) {
         y[i] = x[i];
     }
 }
 
 /* y = clamp((x * m + rounding) >> shift), where rounding is half of what is shifted out; |m| <= 32767, shift a constant. */
-CLIO_INLINE void clio_rescale(int8_t *y, const int8_t *x, int32_t count, int32_t m, int32_t shift, int32_t lo,
+CLIO_SHARED void clio_rescale(int8_t *y, const int8_t *x, int32_t count, int32_t m, int32_t shift, int32_t lo,
                               int32_t hi) {
     int32_t rounding = (1 << shift) >> 1;
     for (int32_t i = 0; i < count; ++i) {
@@ -20,7 +20,7 @@ CLIO_INLINE void clio_rescale(int8_t *y, const int8_t *x, int32_t count, int32_t
 }
 
 /* y = clamp((a * ma + b * mb + rounding) >> shift), the same way. */
-CLIO_INLINE void clio_add(int8_t *y, const int8_t *a, const int8_t *b, int32_t count, int32_t ma, int32_t mb,
+CLIO_SHARED void clio_add(int8_t *y, const int8_t *a, const int8_t *b, int32_t count, int32_t ma, int32_t mb,
                           int32_t shift, int32_t lo, int32_t hi) {
     int32_t rounding = (1 << shift) >> 1;
     for (int32_t i = 0; i < count; ++i) {
@@ -29,13 +29,13 @@ CLIO_INLINE void clio_add(int8_t *y, const int8_t *a, const int8_t *b, int32_t c
 }
 
 /* clio_add for the multipliers 2^doubled and 1 where shift >= doubled, constants both: it needs no more than 8 bits. */
-CLIO_INLINE void clio_add_bytes(int8_t *y, const int8_t *a, const int8_t *b, int32_t count, int32_t doubled,
+CLIO_SHARED void clio_add_bytes(int8_t *y, const int8_t *a, const int8_t *b, int32_t count, int32_t doubled,
                                 int32_t shift, int32_t lo, int32_t hi) {
     clio_add(y, a, b, count, 1 << doubled, 1, shift, lo, hi);
 }
 
 /* y = clamp((a * b + rounding) >> shift), the same way. */
-CLIO_INLINE void clio_mul(int8_t *y, const int8_t *a, const int8_t *b, int32_t count, int32_t shift, int32_t lo,
+CLIO_SHARED void clio_mul(int8_t *y, const int8_t *a, const int8_t *b, int32_t count, int32_t shift, int32_t lo,
                           int32_t hi) {
     int32_t rounding = (1 << shift) >> 1;
     for (int32_t i = 0; i < count; ++i) {

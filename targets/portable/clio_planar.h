@@ -6,7 +6,7 @@
 #define CLIO_PLANAR_H
 
 /* Zeros `count` (even) elements of each of `channels` planes. */
-CLIO_INLINE void clio_planar_clear(int16_t *plane, int32_t count, int32_t step, int32_t channels) {
+CLIO_SHARED void clio_planar_clear(int16_t *plane, int32_t count, int32_t step, int32_t channels) {
     for (; channels > 0; --channels, plane += step) {
         for (int32_t i = 0; i < count; i += 2) {
             plane[i] = 0;
@@ -16,7 +16,7 @@ CLIO_INLINE void clio_planar_clear(int16_t *plane, int32_t count, int32_t step, 
 }
 
 /* Copies `count` (a multiple of 4) elements from `from` >= count to the beginning of each of four planes. */
-CLIO_INLINE void clio_planar_keep(int16_t *plane, int32_t step, int32_t from, int32_t count) {
+CLIO_SHARED void clio_planar_keep(int16_t *plane, int32_t step, int32_t from, int32_t count) {
     for (int32_t c = 0; c < 4; ++c, plane += step) {
         for (int32_t i = 0; i < count; ++i) {
             plane[i] = plane[from + i];
@@ -25,7 +25,7 @@ CLIO_INLINE void clio_planar_keep(int16_t *plane, int32_t step, int32_t from, in
 }
 
 /* Copies `rows` rows of `columns` pixels, x_row and x_pixel bytes apart, into the planes of `channels` channels side by side. */
-CLIO_INLINE void clio_planar_gather(int16_t *plane, int32_t step, int32_t pitch, const int8_t *x,
+CLIO_SHARED void clio_planar_gather(int16_t *plane, int32_t step, int32_t pitch, const int8_t *x,
                                     int32_t x_row, int32_t x_pixel, int32_t rows, int32_t columns,
                                     int32_t channels) {
     for (; rows > 0; --rows, x += x_row, plane += pitch) {
@@ -49,7 +49,7 @@ CLIO_INLINE int32_t clio_planar_sum(const int16_t *plane, int32_t pitch, const i
  * requantized to [lo, hi] and stored y_row and y_pixel bytes apart. */
 
 /* Every accumulator is shifted by `shift`; bias and bounds as clio_shifted has them. */
-CLIO_INLINE void clio_planar_alike(int8_t *y, int32_t y_row, int32_t y_pixel, const int16_t *plane,
+CLIO_SHARED void clio_planar_alike(int8_t *y, int32_t y_row, int32_t y_pixel, const int16_t *plane,
                                    int32_t step, int32_t pitch, const int16_t *w, const int32_t *bias,
                                    int32_t rows, int32_t columns, int32_t channels, int32_t shift,
                                    int32_t lo, int32_t hi) {
@@ -64,7 +64,7 @@ CLIO_INLINE void clio_planar_alike(int8_t *y, int32_t y_row, int32_t y_pixel, co
 }
 
 /* Every channel has its shift. */
-CLIO_INLINE void clio_planar_shift(int8_t *y, int32_t y_row, int32_t y_pixel, const int16_t *plane,
+CLIO_SHARED void clio_planar_shift(int8_t *y, int32_t y_row, int32_t y_pixel, const int16_t *plane,
                                    int32_t step, int32_t pitch, const int16_t *w, const int32_t *bias,
                                    int32_t rows, int32_t columns, int32_t channels, const int8_t *shift,
                                    int32_t lo, int32_t hi) {
@@ -79,7 +79,7 @@ CLIO_INLINE void clio_planar_shift(int8_t *y, int32_t y_row, int32_t y_pixel, co
 }
 
 /* Every channel has its multiplier and shift. */
-CLIO_INLINE void clio_planar_multiply(int8_t *y, int32_t y_row, int32_t y_pixel, const int16_t *plane,
+CLIO_SHARED void clio_planar_multiply(int8_t *y, int32_t y_row, int32_t y_pixel, const int16_t *plane,
                                       int32_t step, int32_t pitch, const int16_t *w, const int32_t *bias,
                                       int32_t rows, int32_t columns, int32_t channels,
                                       const int32_t *multiplier, const int8_t *shift, int32_t lo,

@@ -4,7 +4,7 @@
 #define CLIO_POOL_H
 
 /* Stores the sums of up to 256 pixels. */
-CLIO_INLINE void clio_sum_4(int32_t *sums, const int8_t *x, int32_t rows, int32_t columns, int32_t x_row,
+CLIO_SHARED void clio_sum_4(int32_t *sums, const int8_t *x, int32_t rows, int32_t columns, int32_t x_row,
                             int32_t x_column) {
     for (int32_t c = 0; c < 4; ++c) {
         sums[c] = 0;
@@ -17,7 +17,7 @@ CLIO_INLINE void clio_sum_4(int32_t *sums, const int8_t *x, int32_t rows, int32_
 }
 
 /* Stores the largest values, -128 of no pixels. */
-CLIO_INLINE void clio_max_4(int8_t *y, const int8_t *x, int32_t rows, int32_t columns, int32_t x_row,
+CLIO_SHARED void clio_max_4(int8_t *y, const int8_t *x, int32_t rows, int32_t columns, int32_t x_row,
                             int32_t x_column) {
     for (int32_t c = 0; c < 4; ++c) {
         int8_t most = -128;
