@@ -192,9 +192,18 @@ def fit_model(measured: Iterable[tuple[Conv, Schedule, int]]) -> dict[str, tuple
 
 
 def _solved(rows: Sequence[tuple[FloatArray, int]]) -> tuple[float, ...]:
+    """Least squares with no coefficient below 0: nothing that a loop does takes instructions away."""
     matrix = np.stack([counts / instructions for counts, instructions in rows])
     scale = np.maximum(np.linalg.norm(matrix, axis=0), 1e-12)
-    ridge = np.eye(matrix.shape[1]) * 1e-3  # counts that always go together have no one solution
-    target = np.concatenate([np.ones(len(rows)), np.zeros(matrix.shape[1])])
-    solved = np.linalg.lstsq(np.concatenate([matrix / scale, ridge]), target, rcond=None)[0]
-    return tuple(float(f"{value:.4g}") for value in solved / scale)
+    used = np.arange(matrix.shape[1])
+    while True:
+        ridge = np.eye(len(used)) * 1e-3  # counts that always go together have no one solution
+        target = np.concatenate([np.ones(len(rows)), np.zeros(len(used))])
+        columns = matrix[:, used] / scale[used]
+        solved = np.linalg.lstsq(np.concatenate([columns, ridge]), target, rcond=None)[0]
+        if solved.min() >= 0:
+            break
+        used = np.delete(used, int(np.argmin(solved)))
+    found = np.zeros(matrix.shape[1])
+    found[used] = solved / scale[used]
+    return tuple(float(f"{value:.4g}") for value in found)

@@ -129,6 +129,7 @@ def with_schedules(program: Program, chosen: Choice) -> Program:
 
     def scheduled(op: Operator) -> Operator:
         schedule = chosen.get(Shape.of(op)) if isinstance(op, Conv) else None
-        return op if schedule is None or not isinstance(op, Conv) else replace(op, schedule=schedule)
+        # Not every schedule of a shape is one of every operator of it: `wide` has no multipliers.
+        return replace(op, schedule=schedule) if isinstance(op, Conv) and schedule in op.schedules else op
 
     return replace(program, operators=tuple(scheduled(op) for op in program.operators))

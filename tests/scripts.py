@@ -7,10 +7,13 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
+sys.path.append(str(FOLDER))  # scripts import those beside them
+
 
 def benchmark(name: str) -> ModuleType:
     """The module ``benchmarks/<name>.py``."""
-    path = Path(__file__).resolve().parent.parent / "benchmarks" / f"{name}.py"
+    path = FOLDER / f"{name}.py"
     spec = importlib.util.spec_from_file_location(f"benchmark_{name}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -198,6 +198,27 @@ def test_every_board_ships_costs_of_every_schedule(target: Target) -> None:
             assert work(op, schedule)[0] in costs.model, f"{schedule}: run python benchmarks/tuning.py"
 
 
+@pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
+def test_the_models_take_no_instructions_away(target: Target) -> None:
+    model = costs_of(target).model
+    assert model
+    assert all(min(coefficients) >= 0 for coefficients in model.values())
+
+
+def test_a_mixed_program_gets_schedules_that_its_operators_have(costs: dict[str, Costs]) -> None:
+    program = network()
+    costs["costs"] = every_cost(program, 1)
+    multiplied = Requantize(np.full(16, 40), np.full(16, 2**30), 0, 127)
+    second = program.operators[1]
+    assert isinstance(second, Conv)
+    operators = (program.operators[0], replace(second, requantize=multiplied), *program.operators[2:])
+    mixed = choose_schedules(replace(program, operators=operators), TARGETS[0], "latency")
+    for op in mixed.operators:
+        assert isinstance(op, Conv)
+        assert op.scheduled in op.schedules
+    assert schedules(mixed)[:2] == ["wide 2x16", "matmul 3x2"]
+
+
 def test_every_way_is_bit_exact(tmp_path: Path) -> None:
     for i, program in enumerate(every_way(network())):
         named = replace(program, operators=program.operators)

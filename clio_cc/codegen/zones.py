@@ -70,6 +70,7 @@ def zones(program: Program, arena: Arena) -> list[Zones]:
 def _follow(program: Program, arena: Arena) -> list[_Written]:
     """Every tensor that is written, inputs first, with the last reader of each of its bytes."""
     written: list[_Written] = []
+    sent = {tap.tensor for tap in program.taps}
     where: dict[
         str, tuple[Numbers, Numbers]
     ] = {}  # tensor → for each byte: which entry of `written`, which byte of it
@@ -89,6 +90,8 @@ def _follow(program: Program, arena: Arena) -> list[_Written]:
         if isinstance(op, WITHOUT_CODE):
             moved = [_move(op, [where[t.name][part] for t in op.inputs]) for part in (0, 1)]
             where[op.output.name] = moved[0], moved[1]
+            if op.output.name in sent:  # a run may end here, and all of it must be there
+                read(op.output.name, index)
             continue
         for i, tensor in enumerate(op.inputs):
             sweep = op.sweep(i)
