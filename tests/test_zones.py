@@ -16,9 +16,9 @@ from clio_cc.arena import Arena, plan_arena
 from clio_cc.codegen.zones import Zones, zones, zones_source
 from clio_cc.operators.base import Operator, Tensor
 from clio_cc.operators.conv import Conv
-from clio_cc.operators.movement import RowSlice, RowStack
+from clio_cc.operators.movement import Reshape, RowSlice, RowStack
 from clio_cc.operators.table import Table
-from clio_cc.program import Program
+from clio_cc.program import Program, Tap
 from clio_cc.project import ZONES
 from clio_cc.qformat import Requantize
 from clio_cc.targets import TARGETS, Target
@@ -116,6 +116,17 @@ def between_zones(
 def test_every_family_keeps_to_its_zones(target: Target, tmp_path: Path) -> None:
     for run in between_zones(random_operators.every_family(2), tmp_path, target):
         assert (run.inputs, run.trespasses, run.wrong) == (2, (), ())
+
+
+def test_a_reshape_that_is_sent_is_alive_when_its_run_ends(target: Target, tmp_path: Path) -> None:
+    x = Tensor("x", (4, 4, 4), 1.0)
+    a = conv(x, "a", 4)
+    b = conv(a.output, "b", 4)
+    flat = Reshape(name="flat", kind="Reshape", inputs=(a.output,), output=Tensor("flat", (64,), 1.0))
+    c = conv(b.output, "c", 4)
+    program = Program((x,), (a, b, flat, c), ("flat", "c"), (Tap("flat", "flat", 64, 1),))
+    for run in between_zones(program, tmp_path, target):
+        assert (run.trespasses, run.wrong) == ((), ())
 
 
 def test_a_chain_keeps_to_its_zones(target: Target, tmp_path: Path) -> None:
