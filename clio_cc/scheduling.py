@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from clio_cc.arena import plan_arena
 from clio_cc.costs import Costs, Shape, costs_of
@@ -42,10 +42,11 @@ def conv_instructions(program: Program, target: Target) -> int | None:
 def choose_schedules(program: Program, target: Target, optimize: str, limit: int | None = None) -> Program:
     """Return the program with a schedule for every operator that has several.
 
-    Operators of one shape get one schedule, so that they share their code. Starting from the schedules with the least
-    scratch memory, shapes take the fastest that keeps the arena within bounds, those that gain most first. The bound is
-    the smallest arena for ``ram``. For ``latency`` it is what tensors side by side would need, as overlaps have saved more
-    than that, and at least `SPENT_BYTES` more than the smallest.
+    Operators of one shape get one schedule, so that they share their code, and bands of one layer get one kernel, so that
+    its weights are stored once. Starting from the schedules with the least scratch memory, layers take the fastest that keep
+    the arena within bounds, those that gain most first. The bound is the smallest arena for ``ram``. For ``latency`` it is
+    what tensors side by side would need, as overlaps have saved more than that, and at least `SPENT_BYTES` more than the
+    smallest.
 
     Args:
         program: As quantized, in bands if need be.
@@ -53,29 +54,26 @@ def choose_schedules(program: Program, target: Target, optimize: str, limit: int
         optimize: ``latency`` or ``ram``.
         limit: Bytes that the arena may have at most, if the smallest has no more.
     """
-    costs = costs_of(target)
-    shapes = _shapes(program)
-    smallest = {shape: _most_frugal(ops[0], costs) for shape, ops in shapes.items()}
-    least = plan_arena(with_schedules(program, smallest)).bytes
+    layers = [_options(shapes, costs_of(target)) for shapes in _layers(program)]
+    frugal = [min(options, key=lambda option: (option.scratch_bytes, option.cost)) for options in layers]
+    least = plan_arena(_scheduled(program, frugal)).bytes
     most = least if optimize == RAM else max(least + SPENT_BYTES, side_by_side(program))
     if limit is not None:
         most = max(least, min(most, limit))
-    fastest = {shape: _by_cost(ops[0], costs)[0] for shape, ops in shapes.items()}
-    best = with_schedules(program, fastest)
+    best = _scheduled(program, [options[0] for options in layers])
     if plan_arena(best).bytes <= most:
         return best
-    chosen = dict(smallest)
-    for shape in sorted(
-        shapes, key=lambda s: -_gain(shapes[s], smallest[s], fastest[s], costs)
-    ):  # stable: ties in order
-        for schedule in _by_cost(shapes[shape][0], costs):
-            if schedule == chosen[shape]:
+    chosen = list(frugal)
+    gains = [option.cost - options[0].cost for option, options in zip(frugal, layers, strict=True)]
+    for index in sorted(range(len(layers)), key=lambda i: -gains[i]):  # stable: ties in order of execution
+        for option in layers[index]:
+            if option.cost >= chosen[index].cost:
                 break
-            tried = {**chosen, shape: schedule}
-            if plan_arena(with_schedules(program, tried)).bytes <= most:
+            tried = [*chosen[:index], option, *chosen[index + 1 :]]
+            if plan_arena(_scheduled(program, tried)).bytes <= most:
                 chosen = tried
                 break
-    return with_schedules(program, chosen)
+    return _scheduled(program, chosen)
 
 
 def side_by_side(program: Program) -> int:
@@ -93,13 +91,61 @@ def side_by_side(program: Program) -> int:
     return most
 
 
-def _shapes(program: Program) -> dict[Shape, list[Conv]]:
-    """The operators with something to choose, by shape, in order of execution."""
-    found: dict[Shape, list[Conv]] = {}
+@dataclass(frozen=True)
+class _Option:
+    """A way to compute a layer: the schedules of its shapes, what they cost together, and the most scratch of one."""
+
+    choice: Choice
+    cost: float
+    scratch_bytes: int
+
+
+def _layers(program: Program) -> list[dict[Shape, list[Conv]]]:
+    """The convolutions by shape, shapes that share weights together, in order of execution."""
+    import networkx as nx
+
+    shapes: dict[Shape, list[Conv]] = {}
+    shared: nx.Graph[Shape | int] = nx.Graph()
     for op in program.operators:
-        if isinstance(op, Conv) and len(op.schedules) > 1:
-            found.setdefault(Shape.of(op), []).append(op)
-    return found
+        if isinstance(op, Conv):
+            shapes.setdefault(Shape.of(op), []).append(op)
+            shared.add_edge(Shape.of(op), id(op.weight))
+    together = nx.connected_components(shared)
+    return [{shape: ops for shape, ops in shapes.items() if shape in each} for each in together]
+
+
+def _options(shapes: Mapping[Shape, Sequence[Conv]], costs: Costs) -> list[_Option]:
+    """The ways to compute a layer by one family of kernels, the fastest first: every schedule where it has one shape."""
+    first = {shape: ops[0] for shape, ops in shapes.items()}
+    families = [{schedule.kernel for schedule in op.schedules} for op in first.values()]
+    choices: list[Choice] = []
+    for family in sorted(set.intersection(*families)):
+        own = {shape: [s for s in op.schedules if s.kernel == family] for shape, op in first.items()}
+        if len(first) == 1:
+            choices += [{shape: schedule} for shape, schedules in own.items() for schedule in schedules]
+            continue
+        choices.append({shape: _fastest(op, own[shape], costs) for shape, op in first.items()})
+        choices.append({shape: _leanest(op, own[shape]) for shape, op in first.items()})
+    options = [
+        _Option(
+            choice,
+            sum(
+                len(shapes[shape]) * _cost(first[shape], schedule, costs)
+                for shape, schedule in choice.items()
+            ),
+            max(_scratch(first[shape], schedule) for shape, schedule in choice.items()),
+        )
+        for choice in choices
+    ]
+    return sorted(options, key=lambda option: option.cost)
+
+
+def _fastest(op: Conv, schedules: Sequence[Schedule], costs: Costs) -> Schedule:
+    return min(schedules, key=lambda schedule: _cost(op, schedule, costs))
+
+
+def _leanest(op: Conv, schedules: Sequence[Schedule]) -> Schedule:
+    return min(schedules, key=lambda schedule: _scratch(op, schedule))
 
 
 def _cost(op: Conv, schedule: Schedule, costs: Costs) -> float:
@@ -110,18 +156,12 @@ def _cost(op: Conv, schedule: Schedule, costs: Costs) -> float:
     return known
 
 
-def _by_cost(op: Conv, costs: Costs) -> Sequence[Schedule]:
-    return sorted(op.schedules, key=lambda schedule: _cost(op, schedule, costs))
+def _scratch(op: Conv, schedule: Schedule) -> int:
+    return replace(op, schedule=schedule).scratch_bytes
 
 
-def _most_frugal(op: Conv, costs: Costs) -> Schedule:
-    return min(
-        op.schedules, key=lambda each: (replace(op, schedule=each).scratch_bytes, _cost(op, each, costs))
-    )
-
-
-def _gain(ops: Sequence[Conv], slow: Schedule, fast: Schedule, costs: Costs) -> float:
-    return len(ops) * (_cost(ops[0], slow, costs) - _cost(ops[0], fast, costs))
+def _scheduled(program: Program, options: Sequence[_Option]) -> Program:
+    return with_schedules(program, {shape: s for option in options for shape, s in option.choice.items()})
 
 
 def with_schedules(program: Program, chosen: Choice) -> Program:
