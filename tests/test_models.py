@@ -16,11 +16,16 @@ from boards import assert_bit_exact
 
 from clio_cc.calibrate import Samples
 from clio_cc.compiler import front_end
+from clio_cc.cut import OPTIMIZATIONS
 from clio_cc.graph import shape
 from clio_cc.lower import lower
+from clio_cc.operators.conv import Conv
 from clio_cc.partition import PartitionPoint, partition_points
+from clio_cc.program import Program
+from clio_cc.qformat import Int8Array
 from clio_cc.quantize import quantize_model
-from clio_cc.targets import TARGETS
+from clio_cc.scheduling import planned
+from clio_cc.targets import TARGETS, find_target
 
 INPUTS = 8
 DATA_OF = {
@@ -46,6 +51,7 @@ TRAINED = [
     "resnet8_cifar10_nchw",
     "resnet8large_cifar10",
 ]
+SCHEDULED = ["dscnn_kws", "mobilenetv1_025_vww96", "mobilenetv2_imagenette96", "resnet8_cifar10"]
 STRUCTURES = ["mobilenetv2_224", "mobilenetv2_cifar_bn_op13", "mobilenetv3_small_224_op14legacy"]
 
 
@@ -82,11 +88,8 @@ def compile_tools(tool: Callable[[str], str]) -> None:
         tool(target.emulated.qemu[0])
 
 
-@pytest.mark.parametrize("name", TRAINED)
-def test_trained_network_is_bit_exact_on_every_board(
-    name: str, shared: Path, tmp_path: Path, tool: Callable[[str], str]
-) -> None:
-    compile_tools(tool)
+def quantized_network(shared: Path, name: str) -> tuple[Program, list[Int8Array]]:
+    """Return a trained network and real inputs for it."""
     graph = front_end(shared / f"data/models/{name}.onnx")
     network = lower(graph)
     entry = graph.graph.inputs[0]
@@ -95,7 +98,29 @@ def test_trained_network_is_bit_exact_on_every_board(
     quantized = quantize_model(graph, network, samples)
     inputs = quantized.quantize_inputs(samples.take(INPUTS).inputs)
     assert len(inputs[0]) == INPUTS
-    assert_bit_exact(quantized.program, inputs, tmp_path)
+    return quantized.program, inputs
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_trained_network_is_bit_exact_on_every_board(
+    name: str, shared: Path, tmp_path: Path, tool: Callable[[str], str]
+) -> None:
+    compile_tools(tool)
+    assert_bit_exact(*quantized_network(shared, name), tmp_path)
+
+
+@pytest.mark.parametrize("name", SCHEDULED)
+@pytest.mark.parametrize("optimize", OPTIMIZATIONS)
+def test_trained_network_is_bit_exact_as_it_is_compiled(
+    name: str, optimize: str, shared: Path, tmp_path: Path, tool: Callable[[str], str]
+) -> None:
+    """In bands, with the schedules that are fastest on a Cortex-M7: all boards run them."""
+    compile_tools(tool)
+    program, inputs = quantized_network(shared, name)
+    scheduled = planned(program, find_target("stm32f7"), optimize)
+    kernels = {op.scheduled.kernel for op in scheduled.operators if isinstance(op, Conv)}
+    assert kernels & {"wide", "planar"}
+    assert_bit_exact(scheduled, [batch[:2] for batch in inputs], tmp_path)
 
 
 def middle_of(graph: ir.Model) -> PartitionPoint:
