@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from clio_cc import reference, toolchain
 from clio_cc.codegen.model import expected_hashes, unit_hashes, vectors_source
@@ -119,14 +120,10 @@ def execute(
     Raises:
         ClioError: a compiler or emulator is missing or fails.
     """
-    build_dir.mkdir(parents=True, exist_ok=True)
-    vectors = build_dir / "vectors.c"
-    vectors.write_text(vectors_source(program, inputs, "Inputs of clio-cc verify."))
+    vectors = _write_vectors(program, inputs, build_dir)
     built = toolchain.build(device_dir, board, build_dir, vectors=vectors, extra_flags=extra_flags)
     result = toolchain.run(built, icount=icount)
-    expected = expected_hashes(program, inputs)
-    got = np.array(result.hashes, np.uint32).reshape(expected.shape)
-    wrong = np.argwhere(got != expected)
+    wrong = np.argwhere(_differing(program, inputs, result))
     first = None
     if len(wrong):
         vector, op = (int(i) for i in wrong[0])
@@ -143,20 +140,33 @@ def run_between_zones(
     Raises:
         ClioError: a compiler or emulator is missing or fails.
     """
-    build_dir.mkdir(parents=True, exist_ok=True)
-    vectors = build_dir / "vectors.c"
-    vectors.write_text(vectors_source(program, inputs, "Inputs of clio-cc verify."))
+    vectors = _write_vectors(program, inputs, build_dir)
     built = toolchain.build(device_dir, board, build_dir, vectors=vectors, red_zones=True)
     result = toolchain.run(built, icount=False)
-    expected = expected_hashes(program, inputs)
-    got = np.array(result.hashes, np.uint32).reshape(expected.shape)
-    wrong = np.flatnonzero((got != expected).any(axis=0))
+    wrong = np.flatnonzero(_differing(program, inputs, result).any(axis=0))
     operators = program.operators
     trespasses = (
         Trespass(board.name, op, operators[op].name, operators[op].kind, offset)
         for op, offset in dict.fromkeys(result.zones)
     )
     return ZoneRun(board.name, len(inputs[0]), tuple(trespasses), tuple(map(int, wrong)))
+
+
+def _write_vectors(program: Program, inputs: Sequence[Int8Array], build_dir: Path) -> Path:
+    """Write the C file with the inputs and what the reference makes of them; return its path."""
+    build_dir.mkdir(parents=True, exist_ok=True)
+    vectors = build_dir / "vectors.c"
+    vectors.write_text(vectors_source(program, inputs, "Inputs of clio-cc verify."))
+    return vectors
+
+
+def _differing(
+    program: Program, inputs: Sequence[Int8Array], result: toolchain.TestRun
+) -> npt.NDArray[np.bool_]:
+    """Return ``[vectors, operators]``: where an output is not the reference's."""
+    expected = expected_hashes(program, inputs)
+    got = np.array(result.hashes, np.uint32).reshape(expected.shape)
+    return np.asarray(got != expected)
 
 
 def _wrong_units(
@@ -178,9 +188,7 @@ def _locate(
 ) -> Mismatch:
     """Run the one input again with operator `op` dumped, and find the first element that differs."""
     one = [batch[vector : vector + 1] for batch in inputs]
-    build_dir.mkdir(parents=True, exist_ok=True)
-    vectors = build_dir / "vectors.c"
-    vectors.write_text(vectors_source(program, one, "One input of clio-cc verify."))
+    vectors = _write_vectors(program, one, build_dir)
     built = toolchain.build(
         device_dir, board, build_dir, vectors=vectors, extra_flags=[f"-DCLIO_TEST_DUMP_OP={op}"]
     )
