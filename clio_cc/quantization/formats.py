@@ -8,6 +8,8 @@ value may saturate where that is worth the finer step.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -20,6 +22,19 @@ Mode = Literal["shift", "mulshift"]
 _GRID = np.linspace(1.02, 0.3, 19)  # mulshift: share of the range that is kept
 _SMALLEST, _LARGEST = 2.0**-40, 2.0**40  # a tensor of zeros still needs a scale
 _SEARCHED = 2**16  # values are enough to tell the candidates apart
+
+
+@dataclass(frozen=True, eq=False)
+class Formats:
+    """Scales that are given, powers of two: what has one is quantized by it, whatever calibration says.
+
+    Attributes:
+        scales: By tensor.
+        weight_scales: ``[cout]`` by the tensor that a Conv or Gemm writes.
+    """
+
+    scales: Mapping[str, float] = field(default_factory=dict)
+    weight_scales: Mapping[str, Float] = field(default_factory=dict)
 
 
 def power_at_least(value: float) -> float:
