@@ -1,0 +1,1 @@
+"""Training of progressive slices (the extra `[train]`): what imports PyTorch is here and nowhere else."""
