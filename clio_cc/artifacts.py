@@ -6,6 +6,7 @@ Everything is made in memory and the same for the same input: no dates, no paths
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -213,6 +214,7 @@ def _partition(
         "slices": list(sliced.counts),
         "units": tap.units,
         "unit_bytes": tap.unit_bytes,
+        "unit_bits": tap.bits,
         "scale": program.tensors[tap.tensor].scale,
         "order": list(tap.order) or None,
         "encoder": {
@@ -221,7 +223,9 @@ def _partition(
             "macs": sliced.macs,
             "weight_bytes": 0 if not sliced.layer else encoder.weight.size + 4 * len(encoder.weight),
             "window": 1 if heads is None else heads.window,
-            "head_macs": 0 if heads is None else int(heads.weight[0].size * tap.unit_bytes),
+            "head_macs": 0
+            if heads is None
+            else int(heads.weight[0].size) * math.prod(sliced.point.shape[2:]),
             "head_bytes": 0 if heads is None else heads.bytes,
         },
         "residual": [round(float(encoder.residual[count]), 6) for count in sliced.counts],

@@ -1,8 +1,10 @@
 """The cloud half: what comes after a cut as one ONNX graph with a head per slice count, in a Triton model repository.
 
-The graph takes int8 units as the device sends them, unit-major (channels first), and how many of them arrived:
+The graph takes units as the device sends them, unit-major (channels first), and how many of them arrived:
 
     units, received ── dequantize ── convolution with the weights of the count ── the float network from the cut on
+
+Units of 8 bits come as int8; of fewer bits as the bytes that :mod:`clio_cc.packing` makes of them, unpacked in front.
 
 Weights are looked up per sample, so one batch may hold answers to different counts, as dynamic batching makes them; a
 batch of one count takes a faster way. All that follows the head is there once. onnxruntime and Triton run it as it is.
@@ -10,6 +12,7 @@ batch of one count takes a faster way. All that follows the head is there once. 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,6 +24,7 @@ import onnx_ir as ir
 from clio_cc import batch, graph
 from clio_cc.errors import ClioError
 from clio_cc.heads import Heads
+from clio_cc.packing import packed_bytes, place_values
 from clio_cc.partition import PartitionPoint
 from clio_cc.quantization.functions import clamp_bounds
 
@@ -61,7 +65,9 @@ def tail_model(model: ir.Model, point: PartitionPoint) -> onnx.ModelProto:
     return _finished(batch.any_batch(tail))
 
 
-def cloud_model(model: ir.Model, point: PartitionPoint, scale: float, heads: Heads | None) -> onnx.ModelProto:
+def cloud_model(
+    model: ir.Model, point: PartitionPoint, scale: float, heads: Heads | None, bits: int = 8
+) -> onnx.ModelProto:
     """The cloud's half: heads that restore the cut's tensor from the units received, and the network after it.
 
     Args:
@@ -69,11 +75,13 @@ def cloud_model(model: ir.Model, point: PartitionPoint, scale: float, heads: Hea
         point: The cut.
         scale: What one step of a unit is worth; zero point 0.
         heads: Weights per count of units; None where the channels come as they are, all of them.
+        bits: Of a value of a unit.
 
     Returns:
-        A graph with the inputs ``units``, int8 of shape ``(N, units, *point.shape[2:])``, and ``received``, int64 of
-        shape ``(N,)``, and the outputs of `model` under their names. A count between two that have heads counts as the
-        lower; units beyond it do not matter. N is free where every operator treats each sample on its own, else 1.
+        A graph with the inputs ``units``, int8 of shape ``(N, units, *point.shape[2:])`` or, of fewer than 8 bits, uint8
+        of shape ``(N, units, bytes of a unit)``, and ``received``, int64 of shape ``(N,)``, and the outputs of `model`
+        under their names. A count between two that have heads counts as the lower; units beyond it do not matter. N is
+        free where every operator treats each sample on its own, else 1.
 
     Raises:
         ClioError: An output is called like one of the inputs.
@@ -85,11 +93,16 @@ def cloud_model(model: ir.Model, point: PartitionPoint, scale: float, heads: Hea
     restored = owner.inputs[0]
     count = point.shape[1] if heads is None else heads.weight.shape[2] // heads.window**2
     first = None if batched else 1
-    units = _input(UNITS, [first, count, *point.shape[2:]], ir.DataType.INT8)
+    rest = point.shape[2:]
+    if bits == 8:
+        units = _input(UNITS, [first, count, *rest], ir.DataType.INT8)
+    else:
+        units = _input(UNITS, [first, count, packed_bytes(math.prod(rest), bits)], ir.DataType.UINT8)
     received = _input(RECEIVED, [first], ir.DataType.INT64)
     maker = _Maker(owner)  # knows the cut's tensor, whose name stays
     owner.inputs[:] = [units, received]
-    value = maker.heads(units, received, scale, heads, point.shape)
+    steps = units if bits == 8 else maker.unpacked(units, bits, count, rest)
+    value = maker.heads(steps, received, scale, heads, point.shape)
     bounds = activation_bounds(model, point.tensor)
     if bounds is not None:
         value = maker.clip(value, bounds)
@@ -196,6 +209,25 @@ class _Maker:
         inner = ir.Graph([], [value], nodes=self.nodes, name=f"heads_{name}")
         self.nodes = outer
         return ir.AttrGraph(name, inner)
+
+    def unpacked(self, packed: ir.Value, bits: int, count: int, rest: Sequence[int]) -> ir.Value:
+        """The int8 values, ``(N, count, *rest)``, of units as they travel.
+
+        Bits are looked up per byte and summed by what each is worth: no shifts, which not every runtime has, and exact.
+        """
+        values = math.prod(rest)
+        table = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
+        byte = self.add("Cast", "byte", packed, to=int(ir.DataType.INT32))
+        single = self.add("Gather", "single", self.constant("bits", table.astype(np.float32)), byte, axis=0)
+        flat = self.reshape("stream", single, 0, count, 8 * packed_bytes(values, bits))
+        ends = (
+            self.constant(name, np.array([at]))
+            for name, at in (("start", 0), ("end", values * bits), ("last", 2))
+        )
+        each = self.reshape("each", self.add("Slice", "used", flat, *ends), 0, count, values, bits)
+        worth = self.constant("worth", place_values(bits)[:, None].astype(np.float32))
+        sums = self.reshape("steps", self.add("MatMul", "sums", each, worth), 0, count, *rest)
+        return self.add("Cast", "int8", sums, to=int(ir.DataType.INT8))
 
     def heads(
         self, units: ir.Value, received: ir.Value, scale: float, heads: Heads | None, shape: tuple[int, ...]

@@ -353,12 +353,13 @@ def _cloud_halves(
         return {}
     inputs = quantized.quantize_inputs(fitting.inputs)
     units = units_sent(program, inputs, _stage(progress, "running the device's half"))
-    scales = {tap.partition: program.tensors[tap.tensor].scale for tap in program.taps}
+    taps = {tap.partition: tap for tap in program.taps}
     halves = {}
     for number, sliced in enumerate(points):
         progress("fitting heads", number, len(points))
-        name = sliced.point.name
-        halves[name] = cloud_half(graph, sliced, units[name], scales[name], slicing)
+        tap = taps[sliced.point.name]
+        scale = program.tensors[tap.tensor].scale
+        halves[tap.partition] = cloud_half(graph, sliced, units[tap.partition], scale, slicing, tap.bits)
     progress("fitting heads", len(points), len(points))
     return halves
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from clio_cc.operators.base import Operator, Tensor
+from clio_cc.operators.base import INT8_RANGE, Operator, Range, Tensor
+from clio_cc.packing import UNIT_BITS, packed_bytes, value_range
 from clio_cc.qformat import describe_scale
 
 MOST_TAPS = 31
@@ -21,6 +22,7 @@ class Tap:
         units: Number of ordered units.
         unit_bytes: Bytes of one unit on the wire.
         order: Unit k is channel ``order[k]`` of the tensor's last axis, each at most once; () for all as they lie.
+        bits: Of a value on the wire: 8, 6 or 4 (:mod:`clio_cc.packing`).
     """
 
     partition: str
@@ -28,6 +30,7 @@ class Tap:
     units: int
     unit_bytes: int
     order: tuple[int, ...] = ()
+    bits: int = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +70,7 @@ class Program:
         if self.outputs[: len(self.taps)] != tuple(tap.tensor for tap in self.taps):
             raise ValueError("the tensors of the taps must be the first outputs")
         for tap in self.taps:
-            _check_tap(tap, self.tensors[tap.tensor])
+            _check_tap(tap, self)
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -84,6 +87,13 @@ class Program:
     def lasting(self) -> tuple[str, ...]:
         """Outputs that are still there after a run through everything: the graph's own, or else the last tap's."""
         return self.outputs[len(self.taps) :] or self.outputs[-1:]
+
+    def range_of(self, tensor: str) -> Range:
+        """Return the smallest and the largest value that a tensor can hold, as far as clamps say."""
+        ranges: dict[str, Range] = {}
+        for op in self.operators:
+            ranges[op.output.name] = op.range_of_output([ranges.get(t.name, INT8_RANGE) for t in op.inputs])
+        return ranges.get(tensor, INT8_RANGE)
 
     def operators_to(self, tap: int) -> tuple[int, ...]:
         """Return the indices of the operators that tap number `tap` needs, in order of execution."""
@@ -109,12 +119,22 @@ class Program:
         return "\n".join(lines)
 
 
-def _check_tap(tap: Tap, tensor: Tensor) -> None:
+def _check_tap(tap: Tap, program: Program) -> None:
+    tensor = program.tensors[tap.tensor]
     channels = tensor.shape[-1]
-    if tap.unit_bytes * channels != tensor.bytes or tap.units != (len(tap.order) or channels):
+    if tap.bits not in UNIT_BITS:
+        raise ValueError(f"tap {tap.partition}: values of {tap.bits} bits, only {UNIT_BITS} are possible")
+    size = packed_bytes(tensor.bytes // channels, tap.bits)
+    if tap.unit_bytes != size or tap.units != (len(tap.order) or channels):
         raise ValueError(f"tap {tap.partition}: its units do not fit {tensor.name} {tensor.shape}")
     if len(set(tap.order)) != len(tap.order) or not set(tap.order) <= set(range(channels)):
         raise ValueError(f"tap {tap.partition}: its order is not one of {channels} channels")
+    if tap.bits < 8:
+        (low, high), (least, most) = value_range(tap.bits), program.range_of(tap.tensor)
+        if least < low or most > high:
+            raise ValueError(
+                f"tap {tap.partition}: {tensor.name} may hold {least}..{most}, {tap.bits} bits only {low}..{high}"
+            )
 
 
 def _dims(tensor: Tensor) -> str:

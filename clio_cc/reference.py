@@ -23,7 +23,10 @@ def run(program: Program, inputs: Sequence[Int8Array]) -> list[Int8Array]:
 
 
 def units_of(tap: Tap, value: Int8Array) -> Int8Array:
-    """Return a tap's tensor (``[batch, *shape]``) as the cloud takes it: ``[batch, units, *rest]``, unit by unit."""
+    """Return a tap's tensor (``[batch, *shape]``) unit by unit, ``[batch, units, *rest]``.
+
+    :func:`clio_cc.packing.pack_units` makes of it what travels.
+    """
     units = np.moveaxis(value, -1, 1)
     return np.ascontiguousarray(units[:, list(tap.order)] if tap.order else units)
 

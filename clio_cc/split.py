@@ -204,7 +204,7 @@ def units_sent(
 
 
 def cloud_half(
-    model: ir.Model, sliced: SlicedPoint, units: Int8Array, scale: float, slicing: Slicing
+    model: ir.Model, sliced: SlicedPoint, units: Int8Array, scale: float, slicing: Slicing, bits: int = 8
 ) -> CloudHalf:
     """Fit the heads of a point and return the cloud's graph.
 
@@ -214,6 +214,7 @@ def cloud_half(
         units: What the device sends for the samples of `sliced.values`, ``[n, units, *rest]``.
         scale: Of the units.
         slicing: How.
+        bits: Of a value of a unit, as it travels.
     """
     channels, rest = sliced.point.shape[1], sliced.point.shape[2:]
     heads = None
@@ -227,4 +228,4 @@ def cloud_half(
         heads = fit_heads(
             units, scale, sliced.values, sliced.counts, window, prior=prior, stretch=slicing.stretch
         )
-    return CloudHalf(heads, cloud_model(model, sliced.point, scale, heads))
+    return CloudHalf(heads, cloud_model(model, sliced.point, scale, heads, bits))

@@ -15,6 +15,7 @@ from clio_cc.baselines import batch_size
 from clio_cc.cloud import RECEIVED, UNITS
 from clio_cc.float_run import Runner
 from clio_cc.judge import Judge
+from clio_cc.packing import pack_units
 from clio_cc.plan import LOCAL
 from clio_cc.program import Program
 from clio_cc.qformat import Int8Array, quantize
@@ -65,7 +66,7 @@ def evaluate_points(
         tensors = _device_half(program, [x[first : first + step] for x in inputs], wanted)
         done = min(first + step, judge.samples)
         for tap in taps:
-            units = reference.units_of(tap, tensors[tap.tensor])
+            units = pack_units(reference.units_of(tap, tensors[tap.tensor]), tap.bits)
             for count in slices[tap.partition]:
                 lost[tap.partition, count] += judge.lost(first, _answer(runs[tap.partition], units, count))
             progress(tap.partition, done, judge.samples)
@@ -92,8 +93,8 @@ def _device_half(program: Program, inputs: Sequence[Int8Array], wanted: set[str]
     return found
 
 
-def _answer(cloud: Runner, units: Int8Array, count: int) -> list[Array]:
-    """What the cloud says to the first `count` units."""
+def _answer(cloud: Runner, units: Array, count: int) -> list[Array]:
+    """What the cloud says to the first `count` units, as they travel."""
     received = np.full(len(units), count, np.int64)
     arrived = units.copy()
     arrived[:, count:] = 0

@@ -17,6 +17,7 @@ from clio_cc.cloud import RECEIVED, UNITS
 from clio_cc.errors import ClioError
 from clio_cc.execution import Execution, Mismatch, ZoneRun, execute, run_between_zones
 from clio_cc.float_run import TOLERANCE, difference, run_each
+from clio_cc.packing import pack_units
 from clio_cc.program import Program
 from clio_cc.project import ZONES
 from clio_cc.qformat import Int8Array
@@ -293,7 +294,8 @@ def _against_original(
         tensor = str(entry["tensor"])
         head, tail = _float_halves(model, tensor)
         crossing = np.concatenate(run_each(head, floats)[0])
-        *answers, restored = _cloud_answers(out / entry["cloud"], tensor, reference.units_of(tap, value))
+        units = pack_units(reference.units_of(tap, value), tap.bits)
+        *answers, restored = _cloud_answers(out / entry["cloud"], tensor, units)
         split = Split(
             tap.partition,
             difference(wanted, run_each(tail, {tensor: crossing})),
@@ -306,8 +308,8 @@ def _against_original(
     return tuple(splits), difference(wanted, got) if got else None
 
 
-def _cloud_answers(path: Path, tensor: str, units: Int8Array) -> list[list[npt.NDArray[Any]]]:
-    """Return what a cloud graph makes of all units, and last the tensor at the cut that its heads restore."""
+def _cloud_answers(path: Path, tensor: str, units: npt.NDArray[Any]) -> list[list[npt.NDArray[Any]]]:
+    """Return what a cloud graph makes of all units as they travel, and last the tensor at the cut that its heads restore."""
     import onnx
 
     cloud = onnx.load(path)

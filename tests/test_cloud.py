@@ -18,6 +18,7 @@ from clio_cc.cloud import RECEIVED, UNITS, cloud_model, tail_model, triton_confi
 from clio_cc.errors import ClioError
 from clio_cc.heads import Heads, exact_heads, restore
 from clio_cc.load import load_model
+from clio_cc.packing import pack_units, value_range
 from clio_cc.partition import PartitionPoint, find_point, partition_points
 from clio_cc.passes.runner import run_passes
 
@@ -56,13 +57,15 @@ def assert_same_everywhere(model: ir.Model, every: int = 1) -> None:
         assert_close(run(proto, {UNITS: features(model, point, feeds)}), wanted)
 
 
-def random_heads(channels: int, counts: tuple[int, ...], units: int | None = None) -> Heads:
-    """Heads that see one position, with seeded weights."""
-    rng = np.random.default_rng(1)
-    weight = rng.standard_normal((1 + len(counts), channels, units or counts[-1])).astype(np.float32)
+def random_heads(channels: int, counts: tuple[int, ...], units: int | None = None, window: int = 1) -> Heads:
+    """Heads with seeded weights."""
+    rng, places = np.random.default_rng(1), window**2
+    weight = rng.standard_normal((1 + len(counts), channels, places * (units or counts[-1]))).astype(
+        np.float32
+    )
     for row, count in enumerate((0, *counts)):
-        weight[row, :, count:] = 0
-    return Heads(counts, 1, weight, rng.standard_normal((1 + len(counts), channels)).astype(np.float32))
+        weight[row, :, count * places :] = 0
+    return Heads(counts, window, weight, rng.standard_normal((1 + len(counts), channels)).astype(np.float32))
 
 
 def whole(count: int) -> Heads:
@@ -136,6 +139,53 @@ def test_the_restored_tensor_has_the_cuts_name() -> None:
     units = np.random.default_rng(0).integers(0, 128, (2, 4, 2, 2)).astype(np.int8)
     np.testing.assert_array_equal(
         run(proto, {UNITS: units, RECEIVED: received(4, 4)})[1], units.astype(np.float32) * 0.5
+    )
+
+
+@pytest.mark.parametrize("bits", [4, 6])
+@pytest.mark.parametrize("window", [1, 3])
+@pytest.mark.parametrize("size", [4, 3, 1])
+def test_packed_units_give_what_int8_units_give(bits: int, window: int, size: int) -> None:
+    """To the bit: the graph is the same behind the values. A batch of one count, and of several."""
+    model, found = net(
+        f"m (float[1,3,{size},{size}] x, float[4,3,3,3] w, float[2,4,1,1] v) => (float[a,b,c,d] y)"
+        '{ a = Conv<auto_pad="SAME_UPPER">(x, w) r = Relu(a) y = Conv(r, v) }'
+    )
+    point = find_point(found, "r")
+    low, high = value_range(bits)
+    units = np.random.default_rng(bits).integers(low, high + 1, (5, 6, size, size)).astype(np.int8)
+    units[0], units[1] = low, high
+    heads = random_heads(4, (1, 2, 6), window=window)
+    plain, packed = (cloud_model(model, point, 0.3, heads, each) for each in (8, bits))
+    unit_bytes = -(-size * size * bits // 8)
+    assert input_dims(packed) == ["N", 6, unit_bytes]
+    assert packed.graph.input[0].type.tensor_type.elem_type == TensorProto.UINT8
+    for counts in ((6, 1, 2, 0, 6), (6,) * 5):
+        wanted = run(plain, {UNITS: units, RECEIVED: received(*counts)})
+        got = run(packed, {UNITS: pack_units(units, bits), RECEIVED: received(*counts)})
+        np.testing.assert_array_equal(got[0], wanted[0])
+    config = triton_config("m", packed)
+    assert f"data_type: TYPE_UINT8\n    dims: [6, {unit_bytes}]\n  }}" in config
+
+
+@pytest.mark.parametrize("bits", [4, 6])
+def test_packed_units_of_a_vector_and_of_a_fixed_batch(bits: int) -> None:
+    model = net()[0]
+    units = np.array([[-8, 7, -1, 3], [0, 1, 2, -3]], np.int8)
+    vector = find_point(partition_points(model, inside_blocks=True), "f")
+    feeds = {RECEIVED: received(4, 4)}
+    plain, packed = (cloud_model(model, vector, 0.5, whole(4), each) for each in (8, bits))
+    assert input_dims(packed) == ["N", 4, 1]
+    np.testing.assert_array_equal(
+        run(packed, {UNITS: pack_units(units, bits), **feeds})[0], run(plain, {UNITS: units, **feeds})[0]
+    )
+    fixed, found = net("m (float[1,2,4] x) => (float[a,b,c] y) { a = Relu(x) y = Softmax <axis=0> (a) }")
+    plain, packed = (cloud_model(fixed, found[0], 0.5, None, each) for each in (8, bits))
+    assert input_dims(packed) == [1, 2, bits // 2]
+    feeds = {RECEIVED: received(2)}
+    np.testing.assert_array_equal(
+        run(packed, {UNITS: pack_units(units[None], bits), **feeds})[0],
+        run(plain, {UNITS: units[None], **feeds})[0],
     )
 
 

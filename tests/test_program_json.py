@@ -56,6 +56,8 @@ def test_all_families_and_a_tap() -> None:
         ({"units": 2, "order": (0, 0)}, "its order is not one of"),
         ({"units": 1, "order": (99,)}, "its order is not one of"),
         ({"tensor": "elsewhere"}, "must be the first outputs"),
+        ({"bits": 5}, r"tap cut: values of 5 bits, only \(4, 6, 8\) are possible"),
+        ({"unit_bytes": 999}, "its units do not fit"),
     ],
 )
 def test_wrong_taps_are_refused(change: dict[str, Any], message: str) -> None:

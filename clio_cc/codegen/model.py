@@ -18,6 +18,7 @@ from clio_cc.arena import Arena, scratch_name
 from clio_cc.codegen.emit import Emitter, c_type
 from clio_cc.codegen.zones import GUARD_BYTES
 from clio_cc.operators.base import Kernel, Operator, Tensor
+from clio_cc.packing import pack_units
 from clio_cc.program import Program
 from clio_cc.qformat import Int8Array, IntArray, describe_scale
 
@@ -251,14 +252,15 @@ def _tap_declarations(out: Emitter, program: Program) -> None:
     tensors = program.tensors
     for index, tap in enumerate(program.taps):
         scale = describe_scale(tensors[tap.tensor].scale)
-        out.comment(
-            f"tap {index}, partition point {tap.partition}: {tap.units} units of {tap.unit_bytes} bytes, {scale}"
-        )
+        size = f"{tap.unit_bytes} bytes" + (f" ({tap.bits} bits a value)" if tap.bits < 8 else "")
+        out.comment(f"tap {index}, partition point {tap.partition}: {tap.units} units of {size}, {scale}")
         out.line(f"#define CLIO_TAP{index}_UNITS {tap.units}")
         out.line(f"#define CLIO_TAP{index}_UNIT_BYTES {tap.unit_bytes}")
     out.line(f"#define CLIO_LARGEST_UNIT_BYTES {max(tap.unit_bytes for tap in program.taps)}")
     lasting = [index for index, name in enumerate(program.outputs) if name in program.lasting]
     kept = f"output{'s' if len(lasting) > 1 else ''} {', '.join(map(str, lasting))}"
+    rule = "Values of fewer than 8 bits lie side by side, from the lowest bit of the first byte on.\n * "
+    packed = rule if _packs(program) else ""
     out.lines(
         f"""
 /* Runs only what partition point `tap` needs. clio_run_to(CLIO_TAPS) is clio_run(); nothing happens beyond. */
@@ -274,10 +276,15 @@ uint32_t clio_units(uint32_t tap);
 uint32_t clio_unit_bytes(uint32_t tap);
 
 /* Copies unit `unit` of partition point `tap` (one channel, row by row) to `to`: what the cloud's half takes.
- * Does nothing beyond the last. */
+ * {packed}Does nothing beyond the last. */
 void clio_unit(uint32_t tap, uint32_t unit, int8_t *to);
 """
     )
+
+
+def _packs(program: Program) -> bool:
+    """Whether values of some taps have fewer than 8 bits."""
+    return any(tap.bits < 8 for tap in program.taps)
 
 
 def _model(program: Program, arena: Arena, code: Code, front_matter: str) -> str:
@@ -407,21 +414,57 @@ def _unit(out: Emitter, program: Program, arena: Arena) -> None:
                 out.line(f"case {index}: return {value};")
             out.line("default: return 0;")
     out.line()
+    packs = _packs(program)
+    declarations, copy = _PACKING if packs else _COPYING
     with out.block("void clio_unit(uint32_t tap, uint32_t unit, int8_t *to) {"):
-        out.line("const uint32_t bytes = clio_unit_bytes(tap);")
-        out.line("const int8_t *from;")
-        out.line("uint32_t channels, i;")
+        out.lines(declarations)
         out.lines("if (unit >= clio_units(tap)) {\n    return;\n}")
         with out.block("switch (tap) {"):
             for index, tap in enumerate(program.taps):
                 channel = f"{_order_table(index)}[unit]" if tap.order else "unit"
-                place, channels = arena.offsets[tap.tensor], program.tensors[tap.tensor].shape[-1]
+                place, tensor = arena.offsets[tap.tensor], program.tensors[tap.tensor]
+                channels = tensor.shape[-1]
+                size = f"values = {tensor.bytes // channels}; bits = {tap.bits}; " if packs else ""
                 out.line(
-                    f"case {index}: from = clio_arena + {place} + {channel}; channels = {channels}; break;"
+                    f"case {index}: from = clio_arena + {place} + {channel}; channels = {channels}; {size}break;"
                 )
             out.line("default: return;")
-        with out.block("for (i = 0; i < bytes; i++) {"):
-            out.line("to[i] = from[i * channels];")
+        out.lines(copy)
+
+
+_COPYING = (
+    """\
+const uint32_t bytes = clio_unit_bytes(tap);
+const int8_t *from;
+uint32_t channels, i;""",
+    """\
+for (i = 0; i < bytes; i++) {
+    to[i] = from[i * channels];
+}""",
+)
+"""What ``clio_unit`` declares, and how it copies a unit."""
+
+_PACKING = (
+    """\
+uint8_t *byte = (uint8_t *)to;
+const int8_t *from;
+uint32_t channels, values, bits, i;
+uint32_t waiting = 0, held = 0; /* bits that make no byte yet, and how many */""",
+    """\
+for (i = 0; i < values; i++) {
+    waiting |= ((uint32_t)from[i * channels] & ((1u << bits) - 1u)) << held;
+    held += bits;
+    if (held >= 8u) {
+        *byte++ = (uint8_t)waiting;
+        waiting >>= 8;
+        held -= 8u;
+    }
+}
+if (held != 0u) {
+    *byte = (uint8_t)waiting;
+}""",
+)
+"""The same where values of some taps have fewer than 8 bits."""
 
 
 def expected_hashes(program: Program, inputs: Sequence[Int8Array]) -> npt.NDArray[np.uint32]:
@@ -431,17 +474,20 @@ def expected_hashes(program: Program, inputs: Sequence[Int8Array]) -> npt.NDArra
 
 
 def unit_hashes(program: Program, outputs: Sequence[Int8Array]) -> tuple[tuple[int, ...], ...]:
-    """Return, for every vector, the hash of all units of each tap, one unit after the other.
+    """Return, for every vector, the hash of all units of each tap as they travel, one unit after the other.
 
     Args:
         outputs: What :func:`clio_cc.reference.run` returned.
     """
-    sent = [reference.units_of(tap, value) for tap, value in zip(program.taps, outputs, strict=False)]
+    sent = [
+        pack_units(reference.units_of(tap, value), tap.bits)
+        for tap, value in zip(program.taps, outputs, strict=False)
+    ]
     columns = [_hashes(units).tolist() for units in sent]
     return tuple(zip(*columns, strict=True))
 
 
-def _hashes(batch: Int8Array) -> npt.NDArray[np.uint32]:
+def _hashes(batch: npt.NDArray[Any]) -> npt.NDArray[np.uint32]:
     """CRC-32 of every element of a batch, as the test firmware computes it."""
     return np.array([zlib.crc32(np.ascontiguousarray(value).tobytes()) for value in batch], np.uint32)
 

@@ -13,7 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from clio_cc.operators.schedule import Schedule
-from clio_cc.qformat import Int8Array, IntArray
+from clio_cc.qformat import INT8_MAX, INT8_MIN, Int8Array, IntArray
+
+Range = tuple[int, int]
+"""The smallest and the largest value that a tensor can hold."""
+INT8_RANGE: Range = (INT8_MIN, INT8_MAX)
 
 
 @dataclass(frozen=True)
@@ -134,6 +138,10 @@ class Operator(ABC):
     @abstractmethod
     def kernel(self) -> Kernel | None:
         """Return the kernel, or None where the output is the input's bytes as they lie (a reshape)."""
+
+    def range_of_output(self, ranges: Sequence[Range]) -> Range:  # noqa: ARG002
+        """Return what the output can hold at most where the inputs hold `ranges`; int8 where nothing narrower is known."""
+        return INT8_RANGE
 
     @property
     def macs(self) -> int:

@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from clio_cc.operators import depthwise, matmul, planar, wide
-from clio_cc.operators.base import Kernel, Operator, Sweep
+from clio_cc.operators.base import Kernel, Operator, Range, Sweep
 from clio_cc.operators.schedule import Schedule
 from clio_cc.qformat import FloatArray, Int8Array, IntArray, Requantize, check_accumulator
 
@@ -101,6 +101,9 @@ class Conv(Operator):
     def macs(self) -> int:
         out_h, out_w, _ = self.image_out
         return out_h * out_w * int(self.weight.size)
+
+    def range_of_output(self, ranges: Sequence[Range]) -> Range:  # noqa: ARG002
+        return self.requantize.lo, self.requantize.hi
 
     def accumulator_bound(self) -> IntArray:
         """Return the largest magnitude that each channel's accumulator can reach, rounding included."""

@@ -8,12 +8,20 @@ from typing import Any
 
 import numpy as np
 
-from clio_cc.operators.base import Kernel, Operator, Sweep
+from clio_cc.operators.base import Kernel, Operator, Range, Sweep
 from clio_cc.qformat import Int8Array, IntArray, Requantize, check_accumulator
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Reshape(Operator):
+class _Moved(Operator):
+    """What only moves values."""
+
+    def range_of_output(self, ranges: Sequence[Range]) -> Range:
+        return min(low for low, _ in ranges), max(high for _, high in ranges)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Reshape(_Moved):
     """The same bytes under another shape: no code, no copy."""
 
     def __post_init__(self) -> None:
@@ -28,7 +36,7 @@ class Reshape(Operator):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class RowSlice(Operator):
+class RowSlice(_Moved):
     """Some rows of an image. They lie side by side in it, so this is the same bytes: no code, no copy.
 
     Attributes:
@@ -52,7 +60,7 @@ class RowSlice(Operator):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class RowStack(Operator):
+class RowStack(_Moved):
     """Images on top of each other. The memory plan puts them where they belong in the output: no code, no copy."""
 
     def __post_init__(self) -> None:
@@ -74,7 +82,7 @@ WITHOUT_CODE = (Reshape, RowSlice, RowStack)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Transpose(Operator):
+class Transpose(_Moved):
     """Axes in another order.
 
     Attributes:
