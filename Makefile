@@ -13,7 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env demo test check tools bench tune lock clean
+.PHONY: help env torch demo test check tools bench tune lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,10 +22,20 @@ env: $(VENV)/.stamp ## Create .venv from the lock file and install clio-cc into 
 
 $(VENV)/.stamp: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info < (3, 14) else "clio-cc needs Python 3.11, found " + sys.version)'
-	@echo "Making $(VENV) with TVM, onnxruntime and the rest of requirements.lock (800 MB on disk; some minutes on a slow line)"
+	@echo "Making $(VENV) with TVM, onnxruntime and the rest of requirements.lock (900 MB on disk; some minutes on a slow line)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(VENV)/bin/python -m pip install --quiet --require-hashes -r requirements.lock
 	@$(VENV)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# PyTorch is for training alone, so nothing but what trains asks for it. It comes by its version and without a hash: under
+# one version there are builds for the CPU and for several CUDAs, each with a hash and further packages of its own, and which
+# of them a machine should have is what its package index offers first. All that every build needs is in the lock file.
+torch: $(VENV)/.torch ## Add PyTorch to .venv, for clio-cc train and its tests
+
+$(VENV)/.torch: $(VENV)/.stamp
+	@echo "Adding PyTorch to $(VENV) (0.8 GB on disk for the CPU build, several GB for a CUDA build)"
+	@$(VENV)/bin/python -m pip install --quiet --no-build-isolation --editable '.[train]'
 	@touch $@
 
 # One step of the demo: shows the command as one would type it, then runs it.
@@ -52,13 +62,13 @@ check: env ## Run ruff and mypy
 	ruff check .
 	mypy
 
-test: tools check ## Run all checks and tests, cross compilers and emulators included
+test: tools check torch ## Run all checks and tests, cross compilers and emulators included
 	pytest -n 2
 
 tools: ## Install cross compilers and emulators, or name those that are missing
 	@.ci/tools
 
-bench: env tools ## Run the benchmarks
+bench: torch tools ## Run the benchmarks
 	@for script in $(filter-out benchmarks/networks.py benchmarks/tuning.py,$(wildcard benchmarks/*.py)); do \
 	    echo "$$script"; python "$$script" || exit 1; done
 

@@ -72,6 +72,13 @@ def test_version(clio: Clio) -> None:
     assert clio("--version") == Done(0, f"clio-cc {__version__}\n", "")
 
 
+def test_it_can_be_started_as_a_module() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "clio_cc", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"clio-cc {__version__}\n"
+
+
 def test_help_is_quick() -> None:
     """Under half a second of processor time (others may be using the machine), and without heavy packages."""
     code = (
