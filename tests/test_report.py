@@ -75,7 +75,8 @@ def facts(
     partitions: list[dict[str, Any]] = [
         {
             "name": f"point{after}", "layer": every[after - 1].name, "slices": [1, 2, 4, 8, 16], "units": 16,
-            "unit_bytes": 64 * (points - number), "macs": 4_000_000 * after, "residual": [0.8, 0.5, 0.3, 0.1, 0.0],
+            "unit_bytes": 64 * (points - number), "unit_bits": 8, "macs": 4_000_000 * after,
+            "residual": [0.8, 0.5, 0.3, 0.1, 0.0],
             "encoder": {"method": "rotation", "layer": None, "macs": 0, "head_macs": 0},
         }
         for number, after in enumerate(chosen)
@@ -349,6 +350,14 @@ def test_tables_show_what_the_files_hold() -> None:
     ]
     errors = table(root, "Quantization error per operator")
     assert errors[3] == ["layer3", "Conv", "Q3.4", "30.5", "", "1.00 %"]
+
+
+def test_how_units_are_made_in_words() -> None:
+    entry = facts().partitions[0]
+    assert names.how(entry) == "rotated channels, nothing extra to compute"
+    encoder = {"method": "rotation", "layer": "point3/units", "macs": 1200}
+    wanted = f"rotated channels of 4 bits a value, an extra 1{names.TIMES}1 convolution of 1,200 MACs"
+    assert names.how({**entry, "encoder": encoder, "unit_bits": 4}) == wanted
 
 
 def test_choices_in_words() -> None:

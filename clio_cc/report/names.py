@@ -78,6 +78,8 @@ def how(entry: Any) -> str:
     encoder = entry["encoder"]
     method: str = encoder["method"]
     made = {"rotation": "rotated channels", "selection": "selected channels"}.get(method, method)
+    if entry["unit_bits"] < 8:
+        made += f" of {entry['unit_bits']} bits a value"
     if not encoder["layer"]:
         return f"{made}, nothing extra to compute"
     return f"{made}, an extra 1{TIMES}1 convolution of {encoder['macs']:,} MACs"
