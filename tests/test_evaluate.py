@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 import split_folder
 from conftest import Done
@@ -16,9 +18,14 @@ from split_folder import CLOUD, SLICES, expected, features, samples, scores
 
 from clio_cc import results
 from clio_cc.accuracy import AccuracyRow, read_accuracy
+from clio_cc.cloud import cloud_model
 from clio_cc.errors import ClioError
 from clio_cc.evaluate import evaluate
+from clio_cc.heads import Heads
 from clio_cc.judge import Judge, accuracy, agreement, class_scores
+from clio_cc.operators.conv import Conv
+from clio_cc.packing import value_range
+from clio_cc.partition import partition_points
 from clio_cc.qformat import quantize
 from clio_cc.split_run import evaluate_points
 
@@ -119,6 +126,39 @@ def test_the_pure_part_needs_no_files() -> None:
         progress=nothing,
     )  # fmt: skip
     assert rows == (AccuracyRow("front", 4, 64, "agreement", 1.0, 40),)
+
+
+@pytest.mark.parametrize(("bits", "unit_bytes"), [(4, 8), (6, 12)])
+def test_units_of_few_bits_cost_fewer_bytes_and_answer_alike(bits: int, unit_bytes: int) -> None:
+    """Against the same values sent as int8."""
+    whole, x = split_folder.program(), samples(40)
+    first, *rest = whole.operators
+    assert isinstance(first, Conv)
+    clamped = replace(first, requantize=replace(first.requantize, hi=value_range(bits)[1]))
+    model = ir.serde.deserialize_model(split_folder.float_model())
+    point = next(each for each in partition_points(model) if each.tensor == "r")
+    judge = Judge("agreement", 40, classes()[:40])
+    rows = {}
+    for each, size in ((8, 16), (bits, unit_bytes)):
+        tap = replace(whole.taps[0], bits=each, unit_bytes=size)
+        program = replace(whole, operators=(clamped, *rest), taps=(tap,))
+        cloud = cloud_model(model, point, 1.0, prefix_heads(), each)
+        steps = [quantize(x.transpose(0, 2, 3, 1), 1.0)]
+        rows[each] = evaluate_points(
+            program, {"front": [1, 2, 4]}, {"front": cloud}, steps, judge, progress=nothing
+        )
+    assert [row.bytes for row in rows[bits]] == [unit_bytes, 2 * unit_bytes, 4 * unit_bytes]
+    assert [row.value for row in rows[bits]] == [row.value for row in rows[8]]
+    assert len({row.value for row in rows[bits]}) > 1
+
+
+def prefix_heads() -> Heads:
+    """What puts the channels that arrived where they belong, and nothing in the place of others."""
+    weight = np.zeros((1 + len(SLICES), split_folder.CHANNELS, split_folder.CHANNELS), np.float32)
+    for row, count in enumerate((0, *SLICES)):
+        for unit, channel in enumerate(split_folder.ORDER[:count]):
+            weight[row, channel, unit] = 1
+    return Heads(SLICES, 1, weight, np.zeros(weight.shape[:2], np.float32))
 
 
 def test_a_cloud_graph_for_one_sample_at_a_time(out: Path) -> None:
