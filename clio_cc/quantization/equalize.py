@@ -19,7 +19,7 @@ layers and per-tensor weights.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -86,11 +86,20 @@ class Scaling:
 
 
 def equalize(
-    network: Network, statistics: Mapping[str, Statistics], mode: Mode
+    network: Network, statistics: Mapping[str, Statistics], mode: Mode, fixed: Collection[str] = ()
 ) -> tuple[Network, dict[str, Statistics], dict[str, Scaling]]:
-    """Return an equal network that quantizes better, its statistics, and what each scaled tensor was multiplied by."""
+    """Return an equal network that quantizes better, its statistics, and what each scaled tensor was multiplied by.
+
+    Args:
+        network: What the device computes.
+        statistics: By tensor.
+        mode: Which scales there will be.
+        fixed: Tensors to leave as they are.
+    """
     scalings: dict[str, Scaling] = {}
-    for names in _groups(network, statistics).free():
+    groups = _groups(network, statistics)
+    groups.fixed |= set(fixed)
+    for names in groups.free():
         channels = _factors(network, statistics, names)
         scaled = [_scaled_statistics(statistics[name], channels) for name in names]
         common = 1.0 if mode == "mulshift" else _common_factor(scaled)

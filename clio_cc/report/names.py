@@ -77,7 +77,11 @@ def how(entry: Any) -> str:
     """How units were made of channels, in words."""
     encoder = entry["encoder"]
     method: str = encoder["method"]
-    made = {"rotation": "rotated channels", "selection": "selected channels"}.get(method, method)
+    made = {
+        "rotation": "rotated channels",
+        "selection": "selected channels",
+        "trained": "trained units and heads",
+    }.get(method, method)
     if entry["unit_bits"] < 8:
         made += f" of {entry['unit_bits']} bits a value"
     if not encoder["layer"]:
