@@ -139,6 +139,7 @@ def manifest(
     program: Program,
     footprint: Footprint,
     tradeoff: Sequence[Mapping[str, Any]],
+    training: Mapping[str, Any] | None,
     warnings: Sequence[str],
 ) -> dict[str, Any]:
     """Return ``manifest.json`` (DESIGN §8) without the digests of the files.
@@ -158,6 +159,7 @@ def manifest(
         footprint: Memory.
         tradeoff: For everything that can be optimized, what it would come to: bytes of the arena, multiply-accumulates,
             instructions of the convolutions.
+        training: What training says of itself; None if the network was not trained for slices.
         warnings: What the user must be told.
     """
     tensors = program.tensors
@@ -195,6 +197,7 @@ def manifest(
             "report_samples": quantized.samples,
             "layers": [asdict(layer) for layer in quantized.layers],
         },
+        "training": None if training is None else dict(training),
         "warnings": list(warnings),
         "files": {},
     }
@@ -203,7 +206,7 @@ def manifest(
 def _partition(
     sliced: SlicedPoint, half: CloudHalf, layers: Sequence[str], program: Program
 ) -> dict[str, Any]:
-    """A partition point; `residual` is the share of the weighted error left after each of `slices`."""
+    """A partition point; `residual` is the share of the weighted error left after each of `slices`, if that is known."""
     index = next(i for i, tap in enumerate(program.taps) if tap.partition == sliced.point.name)
     tap, encoder, heads = program.taps[index], sliced.encoder, half.heads
     return {
@@ -212,6 +215,7 @@ def _partition(
         "shape": list(sliced.point.shape),
         "layer": layers[sliced.point.node_index - 1],
         "slices": list(sliced.counts),
+        "trained": sliced.heads is not None,
         "units": tap.units,
         "unit_bytes": tap.unit_bytes,
         "unit_bits": tap.bits,
@@ -228,7 +232,9 @@ def _partition(
             else int(heads.weight[0].size) * math.prod(sliced.point.shape[2:]),
             "head_bytes": 0 if heads is None else heads.bytes,
         },
-        "residual": [round(float(encoder.residual[count]), 6) for count in sliced.counts],
+        "residual": [round(float(encoder.residual[count]), 6) for count in sliced.counts]
+        if encoder.residual.size
+        else None,
         "macs": program.macs_to(index),
     }
 

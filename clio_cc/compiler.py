@@ -12,6 +12,7 @@ from clio_cc import __version__, artifacts
 from clio_cc.arena import Arena, plan_arena
 from clio_cc.arena_check import check_arena
 from clio_cc.cut import AUTO, LATENCY, OPTIMIZATIONS, choose_cuts, refuse_too_large
+from clio_cc.errors import ClioError
 from clio_cc.memory import UNMEASURED_STACK_BYTES, Footprint, check_fits, measure, table_bytes
 from clio_cc.plan import DEADLINE_US
 from clio_cc.program import Program
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from clio_cc.quantization.formats import Mode
     from clio_cc.quantize import Quantized
     from clio_cc.split import CloudHalf, SlicedPoint, Slicing
+    from clio_cc.trained import Trained
 
 PLANNED_BANDWIDTH = BandwidthRange(50_000, 2_000_000)
 """CLIO's range for Bluetooth (section 3.4), and the default."""
@@ -55,8 +57,9 @@ class Options:
         image_scale: Pixels of calibration images are divided by this.
         samples: Most calibration samples to use.
         partition: ``auto``, or partition points joined by commas, ``local`` (all of the network on the device) among them.
+            Of a trained network ``auto`` means the points that were trained.
         inside_blocks: Partition points may lie inside residual, bottleneck, inception and dense blocks.
-        slices: ``auto``, or unit counts joined by commas.
+        slices: ``auto``, or unit counts joined by commas; at trained points some of those that were trained.
         units: How units are made of channels: ``auto``, ``rotation`` or ``selection``.
         requant: ``shift`` or ``mulshift``.
         optimize: ``latency``, or ``ram`` for bands of rows that take less memory and more instructions.
@@ -152,20 +155,34 @@ def compile_model(options: Options, progress: Progress, hook: Hook | None = None
     from clio_cc.load import model_sha256
     from clio_cc.lower import device_supports
     from clio_cc.quantize import quantize_model
-    from clio_cc.split import Slicing, fitting_samples, order_units, parse_slices
+    from clio_cc.split import (
+        Slicing,
+        fitting_samples,
+        order_units,
+        parse_slices,
+        refuse_other_graph,
+        refuse_untrained,
+    )
+    from clio_cc.trained import read_trained
 
-    slicing = Slicing(parse_slices(options.slices), options.units)
+    counts = parse_slices(options.slices)
     target = find_target(options.target)
     graph = front_end(options.model, hook)
+    trained = read_trained(options.model)
+    slicing = Slicing(counts, options.units, trained=trained)
+    if trained is not None:
+        refuse_other_graph(graph, trained, options.model.name)
+        _refuse_mulshift(trained, options)
     digest = model_sha256(options.model)
     layers = inspect_model(graph, device_supports).layers
     cuts = choose_cuts(
         graph,
-        options.partition,
+        _partition(options, trained),
         target,
         lambda points: _covering(layers, points, target, options, slicing),
         inside_blocks=options.inside_blocks,
     )
+    refuse_untrained(cuts.points, slicing)
     refuse_too_large(cuts.network, target)  # before the minute that calibration may take
     samples = load_samples(graph, options.calibration, scale=options.image_scale, most=options.samples)
     check_same_function(options.model, graph, samples.take(TEST_VECTORS).inputs)
@@ -176,7 +193,8 @@ def compile_model(options: Options, progress: Progress, hook: Hook | None = None
     )
     refuse_too_large(network, target)  # with encoders
     mode = cast("Mode", options.requant)
-    quantized = quantize_model(graph, network, samples, mode, _stage(progress, "quantizing"))
+    formats = None if trained is None else trained.formats({each.point.name: each.units for each in points})
+    quantized = quantize_model(graph, network, samples, mode, _stage(progress, "quantizing"), formats)
     ways = {each: planned(quantized.program, target, each) for each in OPTIMIZATIONS}
     program = ways[options.optimize]
     arena = plan_arena(program)
@@ -205,9 +223,16 @@ def compile_model(options: Options, progress: Progress, hook: Hook | None = None
         program=program,
         footprint=footprint,
         tradeoff=[_way(each, program, target) for each, program in ways.items()],
+        training=None if trained is None else trained.record,
         warnings=[
             text
-            for text in (samples.warning, cuts.warning, _few(points, fitting), footprint.warning(target))
+            for text in (
+                samples.warning,
+                cuts.warning,
+                *_untrained(points, trained),
+                _few(points, fitting),
+                footprint.warning(target),
+            )
             if text
         ],
     )
@@ -239,9 +264,36 @@ def _way(optimize: str, program: Program, target: Target) -> dict[str, Any]:
     }
 
 
+def _partition(options: Options, trained: Trained | None) -> str:
+    """Of a trained network auto means the points that it was trained for."""
+    if trained is None or options.partition != AUTO:
+        return options.partition
+    return ",".join(point.name for point in trained.points)
+
+
+def _refuse_mulshift(trained: Trained, options: Options) -> None:
+    """Formats that were trained are powers of two."""
+    if trained.scales and options.requant != "shift":
+        message = f"'{options.model.name}' was trained for shifts: its formats are powers of two"
+        raise ClioError(message, "--requant", "give shift")
+
+
+def _untrained(points: Sequence[SlicedPoint], trained: Trained | None) -> list[str]:
+    """What to say of points of a trained network that were not trained with it."""
+    if trained is None:
+        return []
+    names = ", ".join(point.name for point in trained.points)
+    return [
+        f"partition point '{each.point.name}' was not trained: its units and heads are made in closed form; trained: {names}"
+        for each in points
+        if each.heads is None
+    ]
+
+
 def _few(points: Sequence[SlicedPoint], fitting: Samples) -> str:
     """What to say where units and heads rest on little; random inputs have a warning of their own."""
-    if not points or fitting.warning or fitting.count >= FEW_SAMPLES:
+    fitted = any(each.heads is None for each in points)
+    if not fitted or fitting.warning or fitting.count >= FEW_SAMPLES:
         return ""
     return (
         f"units and heads are fitted on {fitting.count} inputs only, and so is the agreement in accuracy.csv: "
@@ -346,20 +398,22 @@ def _cloud_halves(
     slicing: Slicing,
     progress: Progress,
 ) -> dict[str, CloudHalf]:
-    """Heads and cloud graph per partition point, fitted on what the device really sends."""
+    """Heads and cloud graph per partition point, fitted on what the device really sends where they were not trained."""
     from clio_cc.split import cloud_half, units_sent
 
     if not points:
         return {}
-    inputs = quantized.quantize_inputs(fitting.inputs)
-    units = units_sent(program, inputs, _stage(progress, "running the device's half"))
+    units: Mapping[str, Any] = {}
+    if any(each.heads is None for each in points):
+        inputs = quantized.quantize_inputs(fitting.inputs)
+        units = units_sent(program, inputs, _stage(progress, "running the device's half"))
     taps = {tap.partition: tap for tap in program.taps}
     halves = {}
     for number, sliced in enumerate(points):
         progress("fitting heads", number, len(points))
         tap = taps[sliced.point.name]
         scale = program.tensors[tap.tensor].scale
-        halves[tap.partition] = cloud_half(graph, sliced, units[tap.partition], scale, slicing, tap.bits)
+        halves[tap.partition] = cloud_half(graph, sliced, units.get(tap.partition), scale, slicing, tap.bits)
     progress("fitting heads", len(points), len(points))
     return halves
 

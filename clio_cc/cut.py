@@ -200,8 +200,9 @@ def skeleton(network: Network) -> Program:
         if isinstance(layer, ConvLayer):
             weight = rng.integers(-1, 2, layer.weight.shape).astype(np.int8)
             zeros = np.zeros(len(weight), np.int32)
+            within = network.within_bits(layer, output.scale)
             operators.append(
-                emit_conv(layer, inputs[0], output, weight, np.ones(len(weight)), zeros, "shift")
+                emit_conv(within, inputs[0], output, weight, np.ones(len(weight)), zeros, "shift")
             )
         else:
             operators.append(emit(layer, inputs, output, "shift"))

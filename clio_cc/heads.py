@@ -53,6 +53,12 @@ class Heads:
         """Bytes of all weights."""
         return self.weight.nbytes + self.bias.nbytes
 
+    def only(self, counts: Sequence[int]) -> Heads:
+        """Return the heads of some of the counts, over no more units than the last of them."""
+        rows = [0, *(1 + self.counts.index(count) for count in counts)]
+        weight = self.weight[rows, :, : counts[-1] * self.window**2]
+        return Heads(tuple(counts), self.window, weight, self.bias[rows])
+
 
 def head_bytes(units: int, channels: int, window: int, counts: int) -> int:
     """Return the bytes of the weights of so many heads."""

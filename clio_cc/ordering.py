@@ -120,6 +120,12 @@ def before_activation(model: ir.Model, point: PartitionPoint) -> PartitionPoint 
     return replace(point, tensor=str(source.name), node_index=point.node_index - 1)
 
 
+def form_at(model: ir.Model, point: PartitionPoint, tensor: str) -> PartitionPoint | None:
+    """Return the point at the tensor that its units are made of: its own, or the one before its activation; else None."""
+    forms = (point, before_activation(model, point))
+    return next((form for form in forms if form is not None and form.tensor == tensor), None)
+
+
 def values_at(model: ir.Model, points: Sequence[PartitionPoint], samples: Samples) -> dict[str, Float]:
     """Return what the float network has at each cut, ``[n, channels, *rest]`` by the tensor's name."""
     names, inputs = [point.tensor for point in points], list(samples.inputs)

@@ -6,6 +6,9 @@ The walk runs the float and the integer network side by side over some calibrati
 weights are rounded for the inputs that the integer network really gives it, and the bias absorbs what is
 left of the mean error; so every layer makes up for the ones before it. It also measures the error of every
 operator.
+
+Where formats are given, as training found them, nothing is chosen: weights and biases are rounded to their
+scales, and that is all.
 """
 
 from __future__ import annotations
@@ -22,11 +25,12 @@ from clio_cc.errors import ClioError
 from clio_cc.operators.base import Operator, Tensor
 from clio_cc.operators.conv import Conv
 from clio_cc.operators.softmax import OUTPUT_SCALE
+from clio_cc.packing import packed_bytes
 from clio_cc.program import Program, Tap
-from clio_cc.qformat import INT8_MAX, INT8_MIN, Int8Array, describe_scale, quantize
+from clio_cc.qformat import INT8_MAX, INT8_MIN, INT32_MAX, Int8Array, describe_scale, quantize
 from clio_cc.quantization.emit import emit, emit_conv, smallest_scale
 from clio_cc.quantization.equalize import equalize
-from clio_cc.quantization.formats import Mode, activation_scale, power_at_least, weight_scales
+from clio_cc.quantization.formats import Formats, Mode, activation_scale, power_at_least, weight_scales
 from clio_cc.quantization.layers import ENCODE, ConvLayer, Float, Layer, Network, SoftmaxLayer
 from clio_cc.quantization.rounding import round_weights
 
@@ -104,6 +108,7 @@ def quantize_model(
     samples: Samples,
     mode: Mode = "shift",
     progress: Progress | None = None,
+    formats: Formats | None = None,
 ) -> Quantized:
     """Quantize the device's half of a float graph.
 
@@ -113,15 +118,20 @@ def quantize_model(
         samples: Calibration inputs; more than needed are thinned out.
         mode: ``shift`` for powers of two, ``mulshift`` for any scale.
         progress: Called with (steps done, steps in all).
+        formats: Scales to keep to, in mode ``shift``; all others are chosen.
+
+    Raises:
+        ClioError: an operator cannot be quantized, or not by the scales given; names it.
     """
+    given = formats or Formats()
     chosen = samples_within_budget(network, samples)
     steps = chosen.count + len(network.layers)
     report = progress or _silent
     statistics = calibrate(model, network, chosen, lambda done, _: report(done, steps))
-    equalized, statistics, _ = equalize(network, statistics, mode)
+    equalized, statistics, _ = equalize(network, statistics, mode, _fixed(network, given))
     walk = chosen.take(int(np.clip(WALK_MACS / max(1, network.macs), *WALK_SAMPLES)))
     inputs = {name: network.layouts[name].to_device(walk.inputs[name]) for name in network.inputs}
-    quantizer = _Quantizer(equalized, statistics, mode)
+    quantizer = _Quantizer(equalized, statistics, mode, given)
     quantizer.run(inputs, lambda done: report(chosen.count + done, steps))
     program = Program(
         tuple(quantizer.tensors[name] for name in network.inputs),
@@ -136,6 +146,12 @@ def _silent(_done: int, _total: int) -> None:
     """No progress wanted."""
 
 
+def _fixed(network: Network, given: Formats) -> set[str]:
+    """Tensors that must not be rescaled: those with a given scale, and those around weights with one."""
+    around = [layer for layer in network.layers if layer.output in given.weight_scales]
+    return {*given.scales, *(name for layer in around for name in (*layer.inputs, layer.output))}
+
+
 def taps_of(network: Network, tensors: Mapping[str, Tensor]) -> tuple[Tap, ...]:
     """Return a network's taps over the Program's tensors, by name."""
     taps = []
@@ -143,7 +159,8 @@ def taps_of(network: Network, tensors: Mapping[str, Tensor]) -> tuple[Tap, ...]:
         tensor = tensors[cut.tensor]
         channels = tensor.shape[-1]
         units = len(cut.order) or channels
-        taps.append(Tap(cut.partition, cut.tensor, units, tensor.bytes // channels, cut.order))
+        unit_bytes = packed_bytes(tensor.bytes // channels, cut.bits)
+        taps.append(Tap(cut.partition, cut.tensor, units, unit_bytes, cut.order, cut.bits))
     return tuple(taps)
 
 
@@ -154,6 +171,7 @@ class _Quantizer:
     network: Network
     statistics: Mapping[str, Statistics]
     mode: Mode
+    given: Formats
     tensors: dict[str, Tensor] = field(default_factory=dict)
     operators: list[Operator] = field(default_factory=list)
     reports: list[LayerReport] = field(default_factory=list)
@@ -162,7 +180,8 @@ class _Quantizer:
         exact: dict[str, Float] = {}
         steps: dict[str, Int8Array] = {}
         for name, x in inputs.items():
-            self.tensors[name] = Tensor(name, self.network.layouts[name].shape, self.scale_of(name, x))
+            scale = self.given.scales.get(name) or self.scale_of(name, x)
+            self.tensors[name] = Tensor(name, self.network.layouts[name].shape, scale)
             exact[name] = x
             steps[name] = quantize(x, self.tensors[name].scale)
         last_use = {name: i for i, layer in enumerate(self.network.layers) for name in layer.inputs}
@@ -186,7 +205,10 @@ class _Quantizer:
             progress(index + 1)
 
     def scale_of(self, name: str, values: Float) -> float:
-        """Return a tensor's scale: the least error over all calibration, or in `values` where nothing was recorded."""
+        """Return a tensor's scale, where none is given.
+
+        The one with the least error over all calibration, or in `values` where nothing was recorded.
+        """
         seen = self.statistics.get(name)
         if seen is None:
             return activation_scale(values, float(np.abs(values).max()), self.mode)
@@ -197,14 +219,14 @@ class _Quantizer:
     ) -> tuple[Operator, Float, Int8Array]:
         wanted = layer.evaluate(exact)
         inputs = [self.tensors[name] for name in layer.inputs]
-        if isinstance(layer, SoftmaxLayer):
-            scale = OUTPUT_SCALE
-        elif layer.keeps_scale:
-            scale = inputs[0].scale
+        given = self.given.scales.get(layer.output)
+        if isinstance(layer, SoftmaxLayer) or layer.keeps_scale:
+            scale = OUTPUT_SCALE if isinstance(layer, SoftmaxLayer) else inputs[0].scale
+            if given not in (None, scale):
+                raise ValueError(f"its output has the scale {scale:g}, not the given {given:g}")
         else:
-            scale = max(
-                self.scale_of(layer.output, wanted), self.allowed(smallest_scale(layer, inputs, self.mode))
-            )
+            finest = self.allowed(smallest_scale(layer, inputs, self.mode))
+            scale = given or max(self.scale_of(layer.output, wanted), finest)
         output = self.tensors[layer.output] = Tensor(layer.output, layer.shape, scale)
         op = emit(layer, inputs, output, self.mode)
         return op, wanted, op.evaluate(steps)
@@ -214,6 +236,11 @@ class _Quantizer:
         return power_at_least(scale) if self.mode == "shift" and scale > 0 else scale
 
     def conv(self, layer: ConvLayer, exact: Float, steps: Int8Array) -> tuple[Operator, Float, Int8Array]:
+        given = self.given.weight_scales.get(layer.output)
+        if given is not None:
+            return self.given_conv(layer, given, exact, steps)
+        if layer.output in self.given.scales:
+            raise ValueError("the scale of its output is given, those of its weights are not")
         x = self.tensors[layer.inputs[0]]
         fields = _fields(layer, steps)
         flat = layer.weight.reshape(len(layer.weight), -1)
@@ -234,6 +261,7 @@ class _Quantizer:
             parts.append(round_weights(grouped[:, :, start : start + _BLOCK], scales, gram))
         weight: Int8Array = np.concatenate(parts, axis=2).reshape(layer.weight.shape).astype(np.int8)
         output = self.tensors[layer.output] = Tensor(layer.output, layer.shape, output_scale)
+        layer = self.network.within_bits(layer, output_scale)
         step = x.scale * scale
         bias = np.floor(layer.bias / step + 0.5).astype(np.int64)
         op = emit_conv(layer, x, output, weight, scale, bias, self.mode)
@@ -247,6 +275,34 @@ class _Quantizer:
         op = emit_conv(layer, x, output, weight, scale, bias + correction, self.mode)
         got = op.requantize.apply(acc + correction.astype(np.int32))
         return op, wanted, got.reshape(len(got), *layer.shape)
+
+    def given_conv(
+        self, layer: ConvLayer, scale: Float, exact: Float, steps: Int8Array
+    ) -> tuple[Operator, Float, Int8Array]:
+        """Quantize as training did: what it rounded so, and nothing else, was what it trained."""
+        x, wanted = self.tensors[layer.inputs[0]], layer.evaluate([exact])
+        if scale.shape != layer.bias.shape:
+            raise ValueError(f"{len(scale)} scales of weights are given for {len(layer.bias)} channels")
+        step = x.scale * scale
+        output_scale = self.given.scales.get(layer.output) or max(
+            self.scale_of(layer.output, wanted), self.allowed(_finest_output(step, self.mode))
+        )
+        if step.max() > output_scale:
+            worst = float(scale[step.argmax()])
+            message = (
+                f"the given scales of its input and weights, {x.scale:g} and {worst:g}, come to more than "
+            )
+            raise ValueError(f"{message}that of its output, {output_scale:g}")
+        output = self.tensors[layer.output] = Tensor(layer.output, layer.shape, output_scale)
+        bias = np.floor(layer.bias / step + 0.5)
+        if np.abs(bias).max() > INT32_MAX:
+            raise OverflowError(
+                f"its bias comes to {np.abs(bias).max():.4g} steps of the given scales, beyond int32"
+            )
+        weight = quantize(layer.weight, scale[:, None, None, None])
+        within = self.network.within_bits(layer, output_scale)
+        op = emit_conv(within, x, output, weight, scale, bias.astype(np.int64), self.mode)
+        return op, wanted, op.evaluate([steps])
 
 
 def _fields(layer: ConvLayer, steps: Int8Array) -> Float:

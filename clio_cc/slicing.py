@@ -54,15 +54,17 @@ class Encoder:
     """What makes ordered units of the channels at a cut.
 
     Attributes:
-        method: How.
+        method: How; ``trained`` is not known in closed form.
         weight: ``[units, channels]``: units are ``weight @ channels + bias``, each within -1 … 1 but for rare values.
         bias: ``[units]``.
         order: Of a selection: unit k is channel ``order[k]`` as it is, and `weight` is not used; else ().
-        decoder: ``[channels, units]``: channels are ``decoder @ units`` but for a constant, where all units are there.
-        residual: Share of the weighted error that is left after the first 0, 1, 2 … units, from 1 down.
+        decoder: ``[channels, units]``: channels are ``decoder @ units`` but for a constant, where all units are there;
+            none for trained units, whose heads are trained with them.
+        residual: Share of the weighted error that is left after the first 0, 1, 2 … units, from 1 down; none for trained
+            units, which aim at the answer.
     """
 
-    method: Method
+    method: Method | Literal["trained"]
     weight: Float
     bias: Float
     order: tuple[int, ...]
@@ -266,6 +268,11 @@ def _select(covariance: Float, metric: Float) -> tuple[tuple[int, ...], Float]:
             left -= np.outer(left[:, best], column)
         residual.append(float(np.clip(np.trace(felt) / whole, 0, residual[-1])))
     return tuple(order), np.array(residual)
+
+
+def trained_encoder(weight: Float, bias: Float) -> Encoder:
+    """Return what makes trained units, ``weight @ channels + bias``."""
+    return Encoder("trained", weight, bias, (), np.zeros((weight.shape[1], 0)), np.zeros(0))
 
 
 # --- how many --------------------------------------------------------------------------------------------

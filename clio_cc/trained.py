@@ -151,10 +151,13 @@ class Trained:
         """Return the point of that name; None where it was not trained."""
         return next((point for point in self.points if point.name == name), None)
 
-    @property
-    def formats(self) -> Formats:
-        """What quantization must keep to."""
-        return Formats(self.scales, self.weight_scales)
+    def formats(self, units: Mapping[str, int]) -> Formats:
+        """Return what quantization must keep to where each point makes so many units, all of them or the first."""
+        weights = dict(self.weight_scales)
+        for point in self.points:
+            if point.units in weights:
+                weights[point.units] = weights[point.units][: units.get(point.name)]
+        return Formats(self.scales, weights)
 
 
 def embed(proto: onnx.ModelProto, trained: Trained) -> None:

@@ -311,11 +311,13 @@ class Cut:
         partition: Its name.
         tensor: The tensor that travels, channels last.
         order: Unit k is channel ``order[k]``; () for all as they lie.
+        bits: Of a value on the wire.
     """
 
     partition: str
     tensor: str
     order: tuple[int, ...] = ()
+    bits: int = 8
 
 
 ENCODE = "Encode"
@@ -368,19 +370,32 @@ class Network:
         """Return the tap of that name."""
         return next(cut for cut in self.taps if cut.partition == partition)
 
+    def within_bits(self, layer: ConvLayer, scale: float) -> ConvLayer:
+        """Return the layer with its clamp as narrow as the bits that its output has on the wire, in steps of `scale`."""
+        bits = next((cut.bits for cut in self.taps if cut.tensor == layer.output), 8)
+        if bits == 8:
+            return layer
+        half = 2.0 ** (bits - 1) * scale
+        return replace(layer, lo=max(layer.lo, -half), hi=min(layer.hi, half - scale))
+
     def with_order(self, partition: str, order: Sequence[int]) -> Network:
         """Return the network whose units at a tap are some of its channels, the most important first."""
         return self._with_cut(replace(self.cut(partition), order=tuple(int(channel) for channel in order)))
 
-    def with_encoder(self, partition: str, weight: Float, bias: Float) -> tuple[Network, ConvLayer | None]:
+    def with_encoder(
+        self, partition: str, weight: Float, bias: Float, *, fold: bool = True, bits: int = 8
+    ) -> tuple[Network, ConvLayer | None]:
         """Return the network that sends ``weight @ channels + bias`` at a tap, and the layer added for it.
 
         No layer is added (None) where one without a clamp writes the tap's tensor and nothing else reads it: that layer
         takes the encoder in.
 
         Args:
+            partition: Name of the tap.
             weight: ``[units, channels]``, channels of the tap's tensor as the device has it: of a graph tensor's axis 1.
             bias: ``[units]``.
+            fold: Whether a layer may take it in.
+            bits: Of a value on the wire.
 
         Raises:
             ClioError: the tensor is neither an image nor a vector.
@@ -397,7 +412,7 @@ class Network:
             name += "_"
         at = next(i for i, layer in enumerate(self.layers) if layer.output == cut.tensor)
         before, layouts, added = self.layers[at], dict(self.layouts), None
-        if isinstance(before, ConvLayer) and self._takes_in(before):
+        if fold and isinstance(before, ConvLayer) and self._takes_in(before):
             changed: tuple[Layer, ...] = (_folded(before, name, weight, bias),)
             del layouts[cut.tensor]
         else:
@@ -405,7 +420,7 @@ class Network:
             changed = (before, added)
         layouts[name] = replace(old, graph_shape=(old.graph_shape[0], len(weight), *old.graph_shape[2:]))
         layers = (*self.layers[:at], *changed, *self.layers[at + 1 :])
-        network = self._with_cut(replace(cut, tensor=name))
+        network = self._with_cut(replace(cut, tensor=name, bits=bits))
         return replace(network, layers=layers, layouts=layouts), added
 
     def _takes_in(self, layer: ConvLayer) -> bool:

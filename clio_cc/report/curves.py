@@ -280,7 +280,7 @@ def accuracy_section(facts: Facts) -> list[Content]:
         paragraph(
             "What an answer costs on the air, and how good it is. “Error left” is the share of the weighted squared error "
             "in the features that remains with so many units, as expected from calibration: it says how fast the order of "
-            "the units pays off."
+            "the units pays off. Of trained units it is not known: they aim at the answer."
         ),
         paragraph(METRICS[facts.metric]),
         long_table(caption, heads, [_units_row(facts, row) for row in points]),
@@ -308,7 +308,7 @@ def _other_row(facts: Facts, row: AccuracyRow) -> list[Content]:
 
 def _residual(facts: Facts, name: str, slices: int) -> float | None:
     for entry in facts.partitions:
-        if entry["name"] == name and slices in entry["slices"]:
+        if entry["name"] == name and slices in entry["slices"] and entry["residual"]:
             value: float = entry["residual"][entry["slices"].index(slices)]
             return value
     return None
