@@ -41,7 +41,7 @@ class Samples:
     Attributes:
         inputs: By input name, float32 ``[count, *shape of the graph's input without its batch]``.
         warning: What the user must be told; '' if all is well.
-        labels: Class per sample where the file had them (`y`), else None.
+        labels: Class per sample where the data has them (`y` of a file, folders per class of images), else None.
     """
 
     inputs: Mapping[str, npt.NDArray[np.float32]]
@@ -91,7 +91,9 @@ def load_samples(
     Args:
         model: A loaded model, batch 1.
         path: A ``.npz`` with `x` (one array per input name, where there are several inputs) and perhaps `y`,
-            a ``.npy``, or a folder of images, which are resized to the input; None for seeded random numbers.
+            a ``.npy``, or a folder of images, which are resized to the input; None for seeded random numbers. Where all
+            images of a folder lie in its subfolders, and these are several, each is a class: the classes are 0, 1, …
+            in order of the subfolders' names, as torchvision's ``ImageFolder`` has them.
         scale: Divide pixels of images (not arrays) by this.
         most: Keep at most that many, evenly spread; None for all.
 
@@ -102,7 +104,7 @@ def load_samples(
     if path is None:
         return Samples(_random_inputs(dims, 64), NO_DATA)
     if path.is_dir():
-        inputs, labels = _read_images(path, dims, scale, most), None
+        inputs, labels = _read_images(path, dims, scale, most)
     else:
         inputs, labels = _read_arrays(path, dims)
     for name, x in inputs.items():
@@ -187,10 +189,8 @@ def _check_samples(path: Path, name: str, x: npt.NDArray[np.generic], dims: tupl
 
 def _read_images(
     path: Path, dims: Mapping[str, tuple[int, ...]], scale: float, most: int | None
-) -> dict[str, npt.NDArray[np.generic]]:
-    from PIL import Image, UnidentifiedImageError
-
-    files = sorted(f for f in path.rglob("*") if f.suffix.lower() in _IMAGES)
+) -> tuple[dict[str, npt.NDArray[np.generic]], npt.NDArray[np.int64] | None]:
+    files = sorted(f for f in path.rglob("*") if f.suffix.lower() in _IMAGES and not _is_hidden(f, path))
     if not files:
         raise ClioError("holds no images", str(path), f"file names must end in one of {' '.join(_IMAGES)}")
     name, shape = next(iter(dims.items()))
@@ -201,18 +201,51 @@ def _read_images(
             f"images do not fit input '{name}' of shape {shape}", str(path), "give a .npz with an array x"
         )
     height, width = shape[2:] if first else shape[1:3]
+    labels = _folder_labels(path, files)
     count = len(files) if most is None else min(most, len(files))
-    files = [files[i] for i in np.linspace(0, len(files) - 1, count).astype(int)]
-    images = []
-    for file in files:
-        try:
-            image = Image.open(file).convert("RGB" if channels == 3 else "L")
-        except (OSError, UnidentifiedImageError) as error:
-            raise ClioError("is not a readable image", str(file)) from error
-        resized = image.resize((width, height), Image.Resampling.BILINEAR)
-        images.append(np.asarray(resized, np.float32).reshape(height, width, channels) / scale)
+    chosen = np.linspace(0, len(files) - 1, count).astype(int)
+    images = [_pixels(files[index], (height, width, channels)) / scale for index in chosen]
     stack = np.stack(images)
-    return {name: stack.transpose(0, 3, 1, 2) if first else stack}
+    arrays: dict[str, npt.NDArray[np.generic]] = {name: stack.transpose(0, 3, 1, 2) if first else stack}
+    return arrays, None if labels is None else labels[chosen]
+
+
+def _is_hidden(file: Path, folder: Path) -> bool:
+    """Whether it, or what it lies in, is called as thumbnails and copies of attributes are."""
+    return any(part.startswith(".") for part in file.relative_to(folder).parts)
+
+
+def _pixels(file: Path, shape: tuple[int, int, int]) -> npt.NDArray[np.float32]:
+    """An image resized to height and width, 0 to 255, in one or three channels."""
+    from PIL import Image, UnidentifiedImageError
+
+    height, width, channels = shape
+    try:
+        image = Image.open(file).convert("RGB" if channels == 3 else "L")
+    except (OSError, UnidentifiedImageError) as error:
+        raise ClioError("is not a readable image", str(file)) from error
+    resized = image.resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(resized, np.float32).reshape(shape)
+
+
+def _folder_labels(path: Path, files: Sequence[Path]) -> npt.NDArray[np.int64] | None:
+    """Return the class of each image of a folder; None where images lie in it directly, or in one subfolder only.
+
+    A subfolder without images is refused: left out, it would shift the classes behind it, and counted, so would one that
+    was never meant to be a class.
+    """
+    folders = sorted(each.name for each in path.iterdir() if each.is_dir() and not _is_hidden(each, path))
+    places = [file.relative_to(path).parts for file in files]
+    if len(folders) < 2 or any(len(parts) == 1 for parts in places):
+        return None
+    empty = [name for name in folders if name not in {parts[0] for parts in places}]
+    if empty:
+        raise ClioError(
+            f"folder '{empty[0]}' holds no images",
+            str(path),
+            "each folder beside the others is a class: remove it",
+        )
+    return np.array([folders.index(parts[0]) for parts in places], np.int64)
 
 
 # --- running --------------------------------------------------------------------------------------------------------

@@ -339,7 +339,10 @@ def profile_command(
 def evaluate_command(
     data: Annotated[
         Path,
-        typer.Option(help="Inputs with labels: .npz with x and y; without y, agreement.", show_default=False),
+        typer.Option(
+            help="Inputs with labels: .npz with x and y, or a folder of images per class; without labels, agreement.",
+            show_default=False,
+        ),
     ],
     out: OutFolder = OUT,
     image_scale: Annotated[

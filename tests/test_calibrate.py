@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,58 @@ def test_folder_of_images(tmp_path: Path, text: str, shape: tuple[int, ...]) -> 
     assert x.shape == shape
     if shape[1] == 3:
         np.testing.assert_allclose(x[0, :, 0, 0], [1, 0, 0.2])
+
+
+def images(folder: Path, *paths: str) -> Path:
+    """A folder of images, each of its own gray."""
+    for index, path in enumerate(paths):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (6, 4), (index, index, index)).save(folder / path)
+    return folder
+
+
+def test_folders_are_classes(tmp_path: Path) -> None:
+    folder = images(
+        tmp_path,
+        "b/1.png",
+        "b/deeper/2.png",
+        "a/3.png",
+        "c c/4.png",
+        "c c/5.png",
+        ".thumbs/6.png",
+        "a/._3.png",
+    )
+    (tmp_path / ".git").mkdir()
+    (tmp_path / "classes.txt").write_text("a b c")
+    samples = load_samples(canonical(IMAGES), folder)
+    assert samples.labels is not None and samples.labels.tolist() == [0, 1, 1, 2, 2]
+    assert samples.inputs["x"][:, 0, 0, 0].tolist() == [2, 0, 1, 3, 4]
+    fewer = load_samples(canonical(IMAGES), folder, most=3)
+    assert fewer.labels is not None and fewer.labels.tolist() == [0, 1, 2]
+    assert fewer.inputs["x"][:, 0, 0, 0].tolist() == [2, 1, 4]
+
+
+@pytest.mark.parametrize(
+    "paths",
+    [
+        ("1.png", "2.png"),
+        ("1.png", "a/2.png", "b/3.png"),
+        ("only/1.png", "only/2.png"),
+        ("only/1.png", ".thumbs/2.png"),
+    ],
+)
+def test_other_folders_have_no_labels(tmp_path: Path, paths: Sequence[str]) -> None:
+    assert load_samples(canonical(IMAGES), images(tmp_path, *paths)).labels is None
+
+
+def test_a_class_without_images_is_refused(tmp_path: Path) -> None:
+    folder = images(tmp_path, "a/1.png", "c/2.png")
+    (folder / "b").mkdir()
+    with pytest.raises(ClioError) as caught:
+        load_samples(canonical(IMAGES), folder)
+    assert str(caught.value) == (
+        f"{folder}: folder 'b' holds no images\n  hint: each folder beside the others is a class: remove it"
+    )
 
 
 def test_without_data_there_are_random_inputs_and_a_warning() -> None:
