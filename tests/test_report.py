@@ -356,7 +356,7 @@ def test_how_units_are_made_in_words() -> None:
     entry = facts().partitions[0]
     assert names.how(entry) == "rotated channels, nothing extra to compute"
     encoder = {"method": "rotation", "layer": "point3/units", "macs": 1200}
-    wanted = f"rotated channels of 4 bits a value, an extra 1{names.TIMES}1 convolution of 1,200 MACs"
+    wanted = f"rotated channels of 4 bits a value, an extra 1{markup.TIMES}1 convolution of 1,200 MACs"
     assert names.how({**entry, "encoder": encoder, "unit_bits": 4}) == wanted
 
 
