@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -38,6 +38,7 @@ from clio_cc.quantization.layers import (
     PoolLayer,
     ReshapeLayer,
 )
+from clio_cc.ties import Ties
 
 logger = logging.getLogger(__name__)
 
@@ -45,31 +46,6 @@ _COMMON = tuple(float(2.0 ** (k / 8)) for k in range(8))
 _SEARCHED = 2**14  # values per tensor that choose the common factor
 _STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 _MOST = 32.0  # no channel grows by more: one that calibration hardly saw may be large later
-
-
-@dataclass(eq=False)
-class _Groups:
-    """Tensors whose channels must have the same factors (union-find), and tensors whose factors must be 1."""
-
-    parent: dict[str, str] = field(default_factory=dict)
-    fixed: set[str] = field(default_factory=set)
-
-    def root(self, name: str) -> str:
-        while self.parent.setdefault(name, name) != name:
-            name = self.parent[name]
-        return name
-
-    def join(self, *names: str) -> None:
-        for name in names[1:]:
-            self.parent[self.root(name)] = self.root(names[0])
-
-    def free(self) -> list[list[str]]:
-        """Return the groups without a fixed member, in order of appearance."""
-        fixed = {self.root(name) for name in self.fixed}
-        groups: dict[str, list[str]] = {}
-        for name in self.parent:
-            groups.setdefault(self.root(name), []).append(name)
-        return [names for root, names in groups.items() if root not in fixed]
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,8 +105,9 @@ def _common_factor(group: list[Statistics]) -> float:
     return min(losses, key=lambda factor: losses[factor])
 
 
-def _groups(network: Network, statistics: Mapping[str, Statistics]) -> _Groups:
-    groups = _Groups()
+def _groups(network: Network, statistics: Mapping[str, Statistics]) -> Ties:
+    """Return tensors whose channels must have the same factors, and tensors whose factors must be 1."""
+    groups = Ties()
     groups.fixed |= {*network.inputs, *network.outputs}
     shapes = network.shapes
     for name in shapes:
