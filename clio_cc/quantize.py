@@ -359,8 +359,9 @@ def _report(op: Operator, wanted: Float, got: Int8Array, importance: Float) -> L
     noise = float(np.square(error * importance, dtype=np.float64).sum())
     ratio = 10 * np.log10(max(signal, 1e-30) / max(noise, 1e-30))
     lo, hi = (op.requantize.lo, op.requantize.hi) if isinstance(op, Conv) else (INT8_MIN, INT8_MAX)
-    ends = (got == INT8_MAX) | (got == INT8_MIN) if (lo, hi) == (INT8_MIN, INT8_MAX) else got == INT8_MAX
     kind = op.kind
+    of_format = (lo, hi) == (INT8_MIN, INT8_MAX) or kind.split("+")[-1] == ENCODE  # not of an activation
+    ends = (got == hi) | (got == lo) if of_format else got == INT8_MAX
     return LayerReport(
         op.name,
         kind,

@@ -15,6 +15,7 @@ from clio_cc.calibrate import Samples, calibrate
 from clio_cc.errors import ClioError
 from clio_cc.lower import lower
 from clio_cc.operators.conv import Conv
+from clio_cc.packing import value_range
 from clio_cc.passes.runner import run_passes
 from clio_cc.qformat import fraction_bits
 from clio_cc.quantization.equalize import equalize
@@ -238,6 +239,21 @@ def test_a_cut_becomes_a_tap() -> None:
     (tap,) = result.program.taps
     assert (tap.partition, tap.tensor, tap.units, tap.unit_bytes) == ("middle", "r2", 8, 144)
     assert result.program.outputs == ("r2",)
+
+
+@pytest.mark.parametrize("bits", [4, 6])
+def test_units_of_few_bits_are_clamped_and_the_share_of_it_is_known(bits: int) -> None:
+    """Scales are those of int8 where none are given, so most of the values lie beyond."""
+    model, x = canonical(BLOCKS), normal(32, 3, 12, 12)
+    network, _ = lower(model, [At("early", "r1")]).with_encoder("early", np.eye(8), np.zeros(8), bits=bits)
+    result = quantize_model(model, network, Samples({"x": x}))
+    (tap,) = result.program.taps
+    assert (tap.bits, tap.unit_bytes) == (bits, 144 * bits // 8)
+    [units] = reference.run(result.program, result.quantize_inputs({"x": x}))
+    low, high = value_range(bits)
+    assert low <= units.min() and units.max() == high
+    share = float(((units == low) | (units == high)).mean())
+    assert share > 0.01 and result.layers[-1].saturated == round(share, 6)
 
 
 @pytest.mark.parametrize("mode", MODES)
