@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from onnx import numpy_helper
 from clio_cc.errors import ClioError
 from clio_cc.heads import Heads
 from clio_cc.load import read_proto
+from clio_cc.packing import UNIT_BITS
 from clio_cc.qformat import fraction_bits
 from clio_cc.quantization.formats import Formats
 from clio_cc.quantization.layers import Float
@@ -32,8 +33,6 @@ KEY = "clio_cc.trained"
 PREFIX = "clio_cc/"
 """Of the initializers' names."""
 SCHEMA = 1
-BITS = (8, 6, 4)
-"""A value of a unit may have."""
 MOST_EXPONENT = 60  # of a scale: nothing that is called int8 lies further from 1
 _PARTS = ("encoder/weight", "encoder/bias", "heads/weight", "heads/bias")
 _WRITE_AGAIN = "compile the file that `clio-cc train` wrote"
@@ -71,8 +70,8 @@ class TrainedPoint:
             raise ValueError(
                 f"its heads are for the slices {list(self.heads.counts)}, not {list(self.counts)}"
             )
-        if self.bits not in BITS:
-            raise ValueError(f"its units have {self.bits} bits, not {_any_of(BITS)}")
+        if self.bits not in UNIT_BITS:
+            raise ValueError(f"its units have {self.bits} bits, not one of {UNIT_BITS}")
         window = self.heads.window
         if window < 1 or window % 2 == 0:
             raise ValueError(f"its heads have a window of {window}, which is not odd")
@@ -142,7 +141,7 @@ class Trained:
             for each in np.asarray(scales).reshape(-1):
                 _exponent(float(each), f"the weights of tensor '{name}'")
         for point in self.points:
-            if point.bits != BITS[0] and point.units not in self.scales:
+            if point.bits != 8 and point.units not in self.scales:
                 raise ValueError(
                     f"partition point '{point.name}' has units of {point.bits} bits without a scale"
                 )
@@ -270,7 +269,3 @@ def _exponent(scale: float, what: str) -> int:
     if bits is None or abs(bits) > MOST_EXPONENT:
         raise ValueError(f"the scale {scale:g} of {what} is not a power of two from 2**-60 to 2**60")
     return -bits
-
-
-def _any_of(values: Sequence[int]) -> str:
-    return ", ".join(map(str, values[:-1])) + f" or {values[-1]}"

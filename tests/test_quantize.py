@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -17,9 +19,10 @@ from clio_cc.lower import lower
 from clio_cc.operators.conv import Conv
 from clio_cc.packing import value_range
 from clio_cc.passes.runner import run_passes
-from clio_cc.qformat import fraction_bits
+from clio_cc.qformat import fraction_bits, quantize
 from clio_cc.quantization.equalize import equalize
 from clio_cc.quantization.formats import (
+    Formats,
     Mode,
     activation_scale,
     candidates,
@@ -27,6 +30,7 @@ from clio_cc.quantization.formats import (
     power_at_least,
     weight_scales,
 )
+from clio_cc.quantization.layers import ConvLayer
 from clio_cc.quantization.rounding import round_weights
 from clio_cc.quantize import Quantized, _bounded, quantize_model
 
@@ -351,3 +355,95 @@ def test_progress_ends_at_the_total() -> None:
         progress=lambda done, of: calls.append((done, of)),
     )
     assert calls == sorted(calls) and calls[-1][0] == calls[-1][1]
+
+
+# --- formats that are given ----------------------------------------------------------------------------
+
+POOLED = """m (float[1,3,8,8] x, float[4,3,3,3] w, float[4] b) => (float[1,4,3,3] y)
+    { c = Conv(x, w, b) r = Relu(c) y = MaxPool<kernel_shape=[2,2], strides=[2,2]>(r) }"""
+FORMATS = Formats({"x": 2.0**-4, "r": 0.25}, {"r": np.array([2.0**-7, 2.0**-8, 2.0**-6, 2.0**-7])})
+
+
+def with_formats(text: str, formats: Formats) -> Quantized:
+    model = canonical(text)
+    return quantize_model(model, lower(model), Samples({"x": normal(64, 3, 8, 8)}), formats=formats)
+
+
+def test_given_formats_are_kept_to() -> None:
+    result = with_formats(POOLED, FORMATS)
+    conv, pool = result.program.operators
+    assert isinstance(conv, Conv)
+    assert (conv.inputs[0].scale, conv.output.scale, pool.output.scale) == (2.0**-4, 0.25, 0.25)
+    np.testing.assert_array_equal(conv.requantize.shift, [9, 10, 8, 9])
+    layer = lower(canonical(POOLED)).layers[0]
+    assert isinstance(layer, ConvLayer)
+    scale = FORMATS.weight_scales["r"]
+    np.testing.assert_array_equal(conv.weight, quantize(layer.weight, scale[:, None, None, None]))
+    np.testing.assert_array_equal(conv.bias, np.floor(layer.bias / (scale * 2.0**-4) + 0.5))
+    assert [report.name for report in result.layers] == [op.name for op in result.program.operators]
+    assert result.layers[0].sqnr_db > 5  # the formats are coarse
+
+
+def test_an_output_without_a_given_scale_gets_one_that_a_shift_reaches() -> None:
+    coarse = Formats({"x": 2.0**-5}, {"r": np.full(4, 64.0)})
+    op = with_formats(POOLED, coarse).program.operators[0]
+    assert isinstance(op, Conv) and op.output.scale == 2.0 and list(op.requantize.shift) == [0] * 4
+
+
+def test_only_what_has_formats_is_left_as_it_is() -> None:
+    """Equalization, which moves ranges between layers, goes on behind the last given format."""
+    model = canonical(BLOCKS)
+    network, x = lower(model), normal(64, 3, 12, 12)
+    r1, r2, r3 = (layer.output for layer in network.layers[:3])
+    given = Formats({"x": 2.0**-5, r1: 2.0**-3}, {r1: np.full(8, 2.0**-7)})
+    result = quantize_model(model, network, Samples({"x": x}), formats=given)
+    free = quantize_model(model, network, Samples({"x": x}))
+    for index, kept in ((0, True), (1, False)):
+        before, after, always = (net.layers[index] for net in (network, result.network, free.network))
+        assert all(isinstance(layer, ConvLayer) for layer in (before, after, always))
+        assert np.array_equal(before.weight, after.weight) == kept  # type: ignore[attr-defined]
+        assert not np.array_equal(before.weight, always.weight)  # type: ignore[attr-defined]
+    assert result.program.tensors[r1].scale == 2.0**-3 and {r2, r3} <= set(result.program.tensors)
+
+
+@pytest.mark.parametrize(
+    ("scales", "weights", "words"),
+    [
+        (
+            {"r": 2.0**-13},
+            {},
+            "the given scales of its input and weights, 0.0625 and 0.015625, come to more than that of its output, "
+            "0.00012207",
+        ),
+        ({"r": 2.0**20}, {}, "shift must be in [0, 30], got 30..32"),
+        ({}, {"r": np.full(4, 2.0**-48)}, "its bias comes to"),
+        ({}, {"r": np.ones(3)}, "3 scales of weights are given for 4 channels"),
+        ({}, {"r": None}, "the scale of its output is given, those of its weights are not"),
+    ],
+)
+def test_formats_that_a_layer_cannot_have_are_refused(
+    scales: dict[str, float], weights: dict[str, np.ndarray | None], words: str
+) -> None:
+    given = {name: each for name, each in {**FORMATS.weight_scales, **weights}.items() if each is not None}
+    with pytest.raises(ClioError, match=f"cannot be quantized: {re.escape(words)}") as caught:
+        with_formats(POOLED, Formats({**FORMATS.scales, **scales}, given))
+    assert caught.value.where.endswith("(Conv+Relu)")
+
+
+def test_a_layer_that_keeps_its_scale_is_given_no_other() -> None:
+    with pytest.raises(ClioError, match=r"\(MaxPool\): .* its output has the scale 0.25, not the given 0.5"):
+        with_formats(POOLED, Formats({**FORMATS.scales, "y": 0.5}, FORMATS.weight_scales))
+
+
+@pytest.mark.parametrize(("bits", "given"), [(6, True), (4, True), (4, False)])
+def test_units_of_few_bits_are_clamped_to_them(bits: int, given: bool) -> None:
+    model = canonical(BLOCKS)
+    network = lower(model, [At("p", lower(model).layers[0].output)])
+    encoded, layer = network.with_encoder("p", np.eye(8)[:3] * 9, np.zeros(3), bits=bits)
+    assert layer is not None and encoded.taps[0].bits == bits
+    formats = Formats({"p/units": 2.0**-3}, {"p/units": np.full(3, 2.0**-3)}) if given else None
+    x = normal(64, 3, 12, 12)
+    result = quantize_model(model, encoded, Samples({"x": x}), formats=formats)
+    [tap], [units] = result.program.taps, reference.run(result.program, result.quantize_inputs({"x": x}))
+    assert (tap.bits, tap.unit_bytes) == (bits, 144 * bits // 8)
+    assert units.max() == 2 ** (bits - 1) - 1 and units.min() >= -(2 ** (bits - 1))

@@ -133,7 +133,7 @@ def not_a_number(proto: onnx.ModelProto) -> None:
         (cut_short, "its metadata 'clio_cc.trained' is not what was written"),
         (edited(record=3), "its metadata 'clio_cc.trained' is not what was written"),
         (edited(bits="8"), "its metadata 'clio_cc.trained' is not what was written"),
-        (edited(bits=5), "partition point 'p': its units have 5 bits, not 8, 6 or 4"),
+        (edited(bits=5), "partition point 'p': its units have 5 bits, not one of (4, 6, 8)"),
         (edited(slices=[3, 1]), "partition point 'p': its slices [3, 1] do not ascend from 1 up"),
         (edited(slices=[0, 3]), "partition point 'p': its slices [0, 3] do not ascend from 1 up"),
         (edited(slices=[]), "partition point 'p': its slices [] do not ascend from 1 up"),
