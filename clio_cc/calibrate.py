@@ -182,7 +182,7 @@ def _check_samples(path: Path, name: str, x: npt.NDArray[np.generic], dims: tupl
     if not (np.issubdtype(x.dtype, np.number) or x.dtype == np.bool_) or np.iscomplexobj(x):
         raise ClioError(f"must hold numbers, got {x.dtype}", str(path))
     with np.errstate(over="ignore"):
-        finite = np.isfinite(x.astype(np.float32)).all()
+        finite = np.isfinite(x.astype(np.float32, copy=False)).all()
     if not finite:
         raise ClioError("holds NaN or infinite values", str(path))
 
