@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from clio_cc.partition import PartitionPoint
     from clio_cc.passes.runner import Hook
     from clio_cc.quantization.formats import Mode
+    from clio_cc.quantization.layers import Network
     from clio_cc.quantize import Quantized
     from clio_cc.split import CloudHalf, SlicedPoint, Slicing
     from clio_cc.trained import Trained
@@ -229,7 +230,7 @@ def compile_model(options: Options, progress: Progress, hook: Hook | None = None
             for text in (
                 samples.warning,
                 cuts.warning,
-                *_untrained(points, trained),
+                *_untrained(points, network, trained),
                 _few(points, fitting),
                 footprint.warning(target),
             )
@@ -278,16 +279,23 @@ def _refuse_mulshift(trained: Trained, options: Options) -> None:
         raise ClioError(message, "--requant", "give shift")
 
 
-def _untrained(points: Sequence[SlicedPoint], trained: Trained | None) -> list[str]:
-    """What to say of points of a trained network that were not trained with it."""
+def _untrained(points: Sequence[SlicedPoint], network: Network, trained: Trained | None) -> list[str]:
+    """What to say of points and formats of a trained network that were not trained with it."""
     if trained is None:
         return []
     names = ", ".join(point.name for point in trained.points)
-    return [
+    found = [
         f"partition point '{each.point.name}' was not trained: its units and heads are made in closed form; trained: {names}"
         for each in points
         if each.heads is None
     ]
+    missing = trained.without_formats(network)
+    if missing:
+        found.append(
+            f"not trained were the formats of {', '.join(missing[:5])}{', ...' if missing[5:] else ''}: calibration "
+            "chooses them, and trained units may come out otherwise than in training"
+        )
+    return found
 
 
 def _few(points: Sequence[SlicedPoint], fitting: Samples) -> str:

@@ -26,7 +26,7 @@ from clio_cc.load import read_proto
 from clio_cc.packing import UNIT_BITS
 from clio_cc.qformat import fraction_bits
 from clio_cc.quantization.formats import Formats
-from clio_cc.quantization.layers import Float
+from clio_cc.quantization.layers import ConvLayer, Float, Network
 
 KEY = "clio_cc.trained"
 """Of the model's metadata."""
@@ -157,6 +157,21 @@ class Trained:
             if point.units in weights:
                 weights[point.units] = weights[point.units][: units.get(point.name)]
         return Formats(self.scales, weights)
+
+    def without_formats(self, network: Network) -> list[str]:
+        """Return names of Convs and Gemms that trained units come through and whose formats were not trained.
+
+        Where training was in floating point only there are none to miss.
+        """
+        ends = {point.units for point in self.points}
+        through = [i + 1 for i, layer in enumerate(network.layers) if layer.output in ends and self.scales]
+        return [
+            layer.name
+            for layer in network.layers[: max(through, default=0)]
+            if isinstance(layer, ConvLayer)
+            and layer.output not in self.weight_scales
+            and (layer.output in ends or layer.output not in network.encoded)
+        ]
 
 
 def embed(proto: onnx.ModelProto, trained: Trained) -> None:

@@ -360,27 +360,34 @@ def test_the_table_says_trained(case: Case, capsys: pytest.CaptureFixture[str]) 
     assert ["block1", "trained", "6", "x", "64"] in units and ["pointwise", "trained", "5", "x", "8"] in units
 
 
-def test_fewer_counts_and_a_point_that_was_not_trained(case: Case, float_only: Path) -> None:
-    """Formats of layers before the new point are still the given ones; what has none gets some."""
-    asked = options(case.path, partition="block1,block2,local", slices="1,4")
-    result = compile_model(asked, quiet)
+def test_what_was_not_trained_is_made_as_always(case: Case, tmp_path: Path) -> None:
+    """Fewer counts, a point more, a layer without formats: all else is still as it was trained."""
+    first = "/block1/first/relu/Relu_output_0"
+    scales, weights = dict(case.trained.scales), dict(case.trained.weight_scales)
+    del scales[first], weights[first]
+    less = dataclasses.replace(case.trained, scales=scales, weight_scales=weights)
+    path = written(tmp_path, less)
+    result = compile_model(options(path, partition="block1,block2,local", slices="1,4"), quiet)
     found = json.loads(result.files.files["manifest.json"])
     assert found["warnings"] == [
         "partition point 'block2' was not trained: its units and heads are made in closed form; "
-        "trained: block1, pointwise"
+        "trained: block1, pointwise",
+        "not trained were the formats of /block1/first/relu/Relu: calibration chooses them, and trained units may come "
+        "out otherwise than in training",
     ]
     assert [each["trained"] for each in found["partitions"]] == [True, False]
     assert [each["slices"] for each in found["partitions"]] == [[1, 4], [1, 4]]
     point = case.trained.points[0]
-    heads = onnx.load_from_string(result.files.files["cloud/digits_block1/1/model.onnx"]).graph.initializer
+    heads = onnx.load_from_string(result.files.files["cloud/trained_block1/1/model.onnx"]).graph.initializer
     stored = {each.name: onnx.numpy_helper.to_array(each) for each in heads}
     np.testing.assert_array_equal(stored["heads_weights"], point.heads.weight[:3, :, : 4 * 9])
     np.testing.assert_array_equal(stored["heads_biases"], point.heads.bias[:3])
     tensors = result.quantized.program.tensors
     assert tensors["block1/units"].shape[-1] == 4
     assert tensors["block1/units"].scale == case.trained.scales["block1/units"]
-    trunk = {name: scale for name, scale in case.trained.scales.items() if name in tensors}
+    trunk = {name: scale for name, scale in scales.items() if name in tensors}
     assert {name: tensors[name].scale for name in trunk} == trunk
+    assert tensors[first].scale < case.trained.scales[first]  # which is twice what calibration would choose
     assert result.manifest["local"] is True
 
 
