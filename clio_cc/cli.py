@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 import typer
 
 from clio_cc import __version__, terminal
+from clio_cc.cli_train import train_command
 from clio_cc.errors import ClioError
 from clio_cc.units import format_bps
 
@@ -150,6 +151,9 @@ def compile_command(
         terminal.print_json(result.manifest)
     else:
         terminal.print_compiled(result, out)
+
+
+app.command("train", short_help="Train a network so that few units already give an answer.")(train_command)
 
 
 @app.command("inspect", short_help="Show layers, partition points, what the device can run.")

@@ -65,29 +65,46 @@ def choose_cuts(
     Raises:
         ClioError: no such point; an operator before it does not run on the device; nothing fits the board.
     """
-    from clio_cc.inspection import inspect_model
-    from clio_cc.lower import device_supports, lower
+    nearest, reachable = _reachable(graph, inside_blocks)
+    if split_names(partition) == [AUTO]:
+        return _automatic(graph, reachable, target, cover)
+    return named_cuts(graph, partition, nearest)
+
+
+def named_cuts(graph: ir.Model, partition: str, nearest: str = "") -> Cuts:
+    """Return the cuts of some names, whatever the board, and the device's half; `nearest` as for :func:`lower`.
+
+    Raises:
+        ClioError: no such point, or an operator before it does not run on the device.
+    """
+    from clio_cc.lower import lower
     from clio_cc.partition import find_point, partition_points
 
-    everywhere = partition_points(graph, inside_blocks=True)
-    default = [p for p in partition_points(graph, inside_blocks=inside_blocks) if p.kind == "features"]
-    layers = inspect_model(graph, device_supports).layers
-    stop = next((index for index, layer in enumerate(layers) if not layer.device), len(layers))
-    reachable = [point for point in default if point.node_index <= stop]
-    nearest = reachable[-1].name if reachable else ""
-    names = _names(partition)
-    if names == [AUTO]:
-        return _automatic(graph, reachable, target, cover)
-    local = LOCAL in names
-    known = [point for point in everywhere if point.kind == "features"]
+    names = split_names(partition)
+    known = [point for point in partition_points(graph, inside_blocks=True) if point.kind == "features"]
     found = {
         point.node_index: point for name in names if name != LOCAL for point in [find_point(known, name)]
     }
     points = tuple(point for _, point in sorted(found.items()))
-    return Cuts(points, local, lower(graph, points, local=local, nearest=nearest))
+    nearest = nearest or _reachable(graph, False)[0]
+    return Cuts(points, LOCAL in names, lower(graph, points, local=LOCAL in names, nearest=nearest))
 
 
-def _names(partition: str) -> list[str]:
+def _reachable(graph: ir.Model, inside_blocks: bool) -> tuple[str, list[PartitionPoint]]:
+    """The points before the first operator that the device lacks, and the name of the last of them."""
+    from clio_cc.inspection import inspect_model
+    from clio_cc.lower import device_supports
+    from clio_cc.partition import partition_points
+
+    layers = inspect_model(graph, device_supports).layers
+    stop = next((index for index, layer in enumerate(layers) if not layer.device), len(layers))
+    points = [p for p in partition_points(graph, inside_blocks=inside_blocks) if p.kind == "features"]
+    reachable = [point for point in points if point.node_index <= stop]
+    return (reachable[-1].name if reachable else ""), reachable
+
+
+def split_names(partition: str) -> list[str]:
+    """Return the names that ``--partition`` joins by commas; ClioError for what can be none."""
     names = [name.strip() for name in partition.split(",")]
     if "" in names:
         raise ClioError(

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from clio_cc.compiler import Compiled, Progress
     from clio_cc.plan import Choice, Plan, PlanRange, Winner
     from clio_cc.profile import ProfileRow
+    from clio_cc.training.loop import Training
 
 
 def print_compiled(result: Compiled, out: Path) -> None:
@@ -65,6 +66,30 @@ def print_compiled(result: Compiled, out: Path) -> None:
         ways,
     )
     print(f"wrote {out}/ ({len(result.files.files)} files)")
+
+
+def print_trained(result: Training) -> None:
+    """What a training came to: loss and accuracy per partition point and count, and where it is."""
+    rows = [
+        (
+            row["partition"],
+            row["slices"] or "",
+            f"{row['loss']:.4f}",
+            "" if row["value"] is None else f"{row['value']:.4f}",
+        )
+        for row in result.rows
+    ]
+    before, now = result.macs
+    if now < before:
+        print(f"pruned to {now:,} of {before:,} multiply-accumulates ({now / before:.0%})")
+    if rows:
+        last = result.rows[0]
+        print_table(
+            f"After epoch {last['epoch']}, {last['set']} data",
+            ("partition", "slices", "loss", last["metric"]),
+            rows,
+        )
+    print(f"wrote {result.out}/: model.onnx for `clio-cc compile`, training.jsonl, curves.png")
 
 
 def print_profile(rows: Sequence[ProfileRow]) -> None:

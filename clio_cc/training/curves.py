@@ -80,7 +80,8 @@ def _draw(panel: Axes, point: str, rows: Sequence[Row]) -> list[End]:
             panel.plot(*curves[TRAIN], color=color, linewidth=0.8, linestyle=":")
         marker = "o" if len(shown[0]) <= _MARKED_EPOCHS else ""
         panel.plot(*shown, color=color, linewidth=1.6, marker=marker, markersize=3.5)
-        ends.append((shown[1][-1], str(count), color))
+        if count:  # the whole network on the device sends none
+            ends.append((shown[1][-1], str(count), color))
     panel.set_title(point, loc="left", fontsize=11, fontweight="bold")
     panel.set_xlabel("epoch")
     panel.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -118,7 +119,8 @@ def _label(panel: Axes, ends: Sequence[End]) -> None:
             va="center",
             arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.6, "shrinkA": 1, "shrinkB": 0},
         )
-    panel.text(1.03, 1.02, "units", transform=panel.transAxes, fontsize=9, color="0.35")
+    if ends:
+        panel.text(1.03, 1.02, "units", transform=panel.transAxes, fontsize=9, color="0.35")
 
 
 def spread(values: Sequence[float], step: float, high: float) -> list[float]:

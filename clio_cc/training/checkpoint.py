@@ -1,0 +1,88 @@
+"""Checkpoints: what a training needs to go on as if nothing had happened, one file, replaced after every epoch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from clio_cc.errors import ClioError
+
+NAME = "checkpoint.pt"
+SCHEMA = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A training between two epochs.
+
+    Attributes:
+        options: As recorded.
+        data: Digest of model and samples.
+        epoch: Epochs done.
+        network: State of the network, its rounding included.
+        optimizer: State of the optimizer.
+        rows: Of the log.
+    """
+
+    options: dict[str, Any]
+    data: str
+    epoch: int
+    network: dict[str, Any]
+    optimizer: dict[str, Any]
+    rows: list[dict[str, Any]]
+
+    def save(self, folder: Path) -> None:
+        """Write it; the one before stays whole until then."""
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / f"{NAME}.part"
+        torch.save({"schema": SCHEMA, **vars(self)}, temporary)
+        temporary.replace(folder / NAME)
+
+
+def open_checkpoint(folder: Path, options: dict[str, Any], data: str, *, resume: bool) -> Checkpoint | None:
+    """Return where an interrupted training stood; None to begin.
+
+    Args:
+        folder: Of the output.
+        options: As recorded, of this training.
+        data: Digest of model and samples, of this training.
+        resume: Go on.
+
+    Raises:
+        ClioError: there is one and `resume` is not set, or none and it is; or it is of another training.
+    """
+    path = folder / NAME
+    if not path.exists():
+        if resume:
+            raise ClioError(
+                "no such file: there is nothing to resume", str(path), "leave --resume out to begin"
+            )
+        return None
+    if not resume:
+        raise ClioError(
+            "an interrupted training is there",
+            str(path),
+            "go on with --resume, delete the file, or give another --out",
+        )
+    try:
+        found = torch.load(path, weights_only=True)
+        if found.pop("schema") != SCHEMA:
+            raise ValueError
+        checkpoint = Checkpoint(**found)
+    except Exception as error:  # unpickling a damaged file raises anything
+        raise ClioError(
+            "is not a checkpoint of this version", str(path), "delete it to begin again"
+        ) from error
+    differing = [name for name, value in options.items() if checkpoint.options.get(name) != value]
+    if differing:
+        before, now = checkpoint.options.get(differing[0]), options[differing[0]]
+        message = f"was made with other options: {differing[0]} was {before!r}, is {now!r}"
+        raise ClioError(message, str(path), "give the same options, or another --out")
+    if checkpoint.data != data:
+        raise ClioError(
+            "was made with other data or another model", str(path), "give the same files, or another --out"
+        )
+    return checkpoint

@@ -1,0 +1,276 @@
+"""`clio-cc train` on one screen: an ONNX file and samples in; the trained network, an ordinary input of `compile`, out.
+
+float graph ── prune ── equalize ── split in closed form ── epochs in floats ── epochs rounded ── model.onnx
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from clio_cc.training.checkpoint import NAME as CHECKPOINT
+from clio_cc.training.checkpoint import Checkpoint, open_checkpoint
+from clio_cc.training.curves import TRAIN, draw_curves
+from clio_cc.training.data import Batch
+from clio_cc.training.network import SlicedNetwork
+from clio_cc.training.objective import draw_ways, losses
+from clio_cc.training.prepare import Start, prepare
+from clio_cc.training.session import Session, open_session, saying_batch_size
+from clio_cc.training.settings import TrainOptions
+from clio_cc.training.start import fake_quant
+from clio_cc.training.torch_graph import TorchGraph, with_weights
+from clio_cc.training.watch import Row, Tally, latest, to_jsonl, validated
+from clio_cc.training.write import trained_model
+
+MODEL, LOG, CURVES = "model.onnx", "training.jsonl", "curves.png"
+HEADS_RATE = 3.0  # of encoders and heads, relative to the network's weights
+THRESHOLDS_RATE = 1e-2  # TQT, section 5.2
+WARM_UP = 0.02  # of all steps
+STEEPEST = 5.0  # norm of the gradient of a step
+VALIDATED = 256  # samples at once
+SETTLED = 256  # samples that the heads' statistics start from
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Training:
+    """What came out of it.
+
+    Attributes:
+        out: The folder.
+        rows: Of the last epoch: loss and value per partition point and count.
+        macs: Multiply-accumulates of the whole network: before, and now.
+        warnings: What the user must be told.
+        first: Whether this process is the one to report.
+    """
+
+    out: Path
+    rows: Sequence[Row]
+    macs: tuple[int, int]
+    warnings: tuple[str, ...]
+    first: bool = True
+
+    def to_json(self) -> dict[str, Any]:
+        """The object of ``train --json``."""
+        before, now = self.macs
+        return {
+            "out": str(self.out),
+            "macs_before": before,
+            "macs": now,
+            "rows": list(self.rows),
+            "warnings": list(self.warnings),
+        }
+
+
+def train(options: TrainOptions, progress: Progress) -> Training:
+    """Train, and write model, log and curves into ``options.out``.
+
+    Raises:
+        ClioError: the input is at fault, or memory is short.
+    """
+    with open_session(options.device, options.seed) as session, saying_batch_size(options.batch):
+        start = prepare(options, progress)
+        checkpoint = open_checkpoint(options.out, options.recorded(), start.digest, resume=options.resume)
+        loop = _Loop(options, start, session, progress)
+        if checkpoint is not None:
+            loop.restore(checkpoint)
+        loop.run()
+        if session.first:
+            loop.write()
+        return Training(options.out, latest(loop.rows), start.macs, start.warnings, session.first)
+
+
+class _Loop:
+    """The epochs."""
+
+    def __init__(self, options: TrainOptions, start: Start, session: Session, progress: Progress) -> None:
+        self.options, self.start, self.session, self.progress = options, start, session, progress
+        self.original = _to(TorchGraph(start.original).requires_grad_(False), session.device)
+        self.network = SlicedNetwork(
+            TorchGraph(start.model), [cut.module() for cut in start.cuts], start.answer
+        )
+        self.network = _to(self.network, session.device)
+        self.network.settle(
+            torch.from_numpy(next(iter(start.calibration.take(SETTLED).inputs.values()))).to(session.device)
+        )
+        self.rows: list[Row] = []
+        self.epoch = 0
+        self.optimizer = self._optimizer()
+
+    # --- rounding
+
+    @property
+    def rounded_from(self) -> int:
+        """The first epoch with the device's rounding."""
+        return self.options.epochs - self.options.rounded_epochs
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        rate = self.options.learning_rate
+        groups = [
+            {"params": list(self.network.graph.parameters()), "highest": rate},
+            {"params": list(self.network.points.parameters()), "highest": rate * HEADS_RATE},
+        ]
+        return torch.optim.AdamW([group for group in groups if group["params"]], rate, weight_decay=0.0)
+
+    def round(self) -> None:
+        """Begin to compute as the device does."""
+        model = with_weights(self.start.model, self.network.graph.trained())
+        points = {point.name: point.encoder() for point in self.network.points}
+        samples, local = self.start.calibration, self.start.local
+        rounding = fake_quant(
+            model,
+            [cut.made_of for cut in self.start.cuts],
+            points,
+            samples,
+            local=local,
+            bits=self.options.unit_bits,
+        )
+        self.network.rounding = rounding.to(self.session.device)
+        free = [each for each in rounding.parameters() if each.requires_grad]
+        self.optimizer.add_param_group({"params": free, "highest": THRESHOLDS_RATE})
+
+    # --- epochs
+
+    def run(self) -> None:
+        while self.epoch < self.options.epochs:
+            if self.epoch == self.rounded_from and self.network.rounding is None:
+                self.round()
+            self.rows += self._trained_epoch()
+            self.epoch += 1
+            self.network.eval()
+            self.rows += self._validated()
+            self.network.train()
+            if self.session.first and self.epoch < self.options.epochs:
+                self._checkpoint().save(self.options.out)
+
+    def _trained_epoch(self) -> list[Row]:
+        options, session = self.options, self.session
+        network = self._distributed()
+        tally = self._tally()
+        steps = self.start.training.count(options.batch)
+        rng = np.random.default_rng((options.seed, self.epoch, session.number))
+        batches = self.start.training.batches(
+            options.batch, (options.seed, self.epoch), session.device, (session.number, session.processes)
+        )
+        stage = f"epoch {self.epoch + 1} of {options.epochs}"
+        for step, batch in enumerate(batches):
+            self.progress(stage, step, steps)
+            self._set_rate((self.epoch * steps + step) / (options.epochs * steps))
+            x = _channels_last(batch.x)
+            with torch.no_grad():
+                original = self.original.run({self.network.input: x}, self.start.answer)
+            ways = draw_ways(
+                self.start.shares, float(self.start.local), len(x), rng, sandwich=options.sandwich
+            )
+            answers = network(x, ways)
+            lost = self._losses(answers, original, batch.labels)
+            self.optimizer.zero_grad()
+            lost.mean().backward()
+            nn.utils.clip_grad_norm_(self.network.parameters(), STEEPEST)
+            self.optimizer.step()
+            _add(tally, ways, lost.detach(), answers.detach(), original, batch.labels)
+        self.progress(stage, steps, steps)
+        return tally.rows(self.epoch + 1, TRAIN)
+
+    def _distributed(self) -> nn.Module:
+        if self.session.processes == 1:
+            return self.network
+        return nn.parallel.DistributedDataParallel(self.network, find_unused_parameters=True)
+
+    def _set_rate(self, done: float) -> None:
+        """Up in a line, down in a cosine."""
+        share = min(1.0, done / WARM_UP) * 0.5 * (1 + math.cos(math.pi * done))
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["highest"] * share
+
+    def _losses(self, answers: Tensor, original: Tensor, labels: Tensor | None) -> Tensor:
+        return losses(
+            answers, original, labels, self.start.kind, self.options.distill if labels is not None else 1.0
+        )
+
+    def _tally(self) -> Tally:
+        names = [cut.point.name for cut in self.start.cuts]
+        return Tally(names, self.start.kind, self.start.training.labels is not None)
+
+    def _validated(self) -> list[Row]:
+        held = self.start.validation
+        if held is None or not self.session.first:
+            return []
+
+        def batches() -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+            for first in range(0, len(held.x), VALIDATED):
+                self.progress("validation", first, len(held.x))
+                part: Batch = held.part(first, VALIDATED, self.session.device)
+                x = _channels_last(part.x)
+                yield x, self.original.run({self.network.input: x}, self.start.answer), part.labels
+            self.progress("validation", len(held.x), len(held.x))
+
+        tally = replace(self._tally(), labeled=held.labels is not None)
+        with torch.no_grad():
+            return validated(
+                self.network, batches(), tally, self._losses, local=self.start.local, epoch=self.epoch
+            )
+
+    # --- on disk
+
+    def _checkpoint(self) -> Checkpoint:
+        return Checkpoint(
+            self.options.recorded(),
+            self.start.digest,
+            self.epoch,
+            self.network.state_dict(),
+            self.optimizer.state_dict(),
+            self.rows,
+        )
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        if checkpoint.epoch > self.rounded_from:
+            self.round()  # for the modules; what they hold comes from the checkpoint
+        self.network.load_state_dict(checkpoint.network)
+        self.optimizer.load_state_dict(checkpoint.optimizer)
+        self.epoch, self.rows = checkpoint.epoch, checkpoint.rows
+
+    def write(self) -> None:
+        """Write all files; each is whole or not there, and the checkpoint goes last."""
+        out = self.options.out
+        out.mkdir(parents=True, exist_ok=True)
+        self.network.eval()
+        files = {
+            MODEL: trained_model(self.network, self.start, self.options),
+            LOG: to_jsonl(self.rows).encode(),
+            CURVES: draw_curves(self.rows),
+        }
+        for name, content in files.items():
+            temporary = out / f"{name}.part"
+            temporary.write_bytes(content)
+            temporary.replace(out / name)
+        (out / CHECKPOINT).unlink(missing_ok=True)
+
+
+def _add(
+    tally: Tally, ways: Sequence[Any], lost: Tensor, answers: Tensor, original: Tensor, labels: Tensor | None
+) -> None:
+    first = 0
+    for way in ways:
+        part = slice(first, first + way.samples)
+        tally.add(way, lost[part], answers[part], original[part], None if labels is None else labels[part])
+        first += way.samples
+
+
+def _to(module: Any, device: str) -> Any:
+    """Images are convolved channel by channel otherwise: on a CPU that is half as fast."""
+    for parameter in module.parameters():
+        parameter.data = _channels_last(parameter.data)
+    return module.to(device)
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x

