@@ -68,8 +68,8 @@ test: tools check torch ## Run all checks and tests, cross compilers and emulato
 tools: ## Install cross compilers and emulators, or name those that are missing
 	@.ci/tools
 
-bench: torch tools ## Run the benchmarks
-	@for script in $(filter-out benchmarks/networks.py benchmarks/tuning.py,$(wildcard benchmarks/*.py)); do \
+bench: env tools ## Run the benchmarks, but for training, which takes hours
+	@for script in $(filter-out $(addprefix benchmarks/,networks.py trained_slices.py tuning.py),$(wildcard benchmarks/*.py)); do \
 	    echo "$$script"; python "$$script" || exit 1; done
 
 tune: env tools ## Measure the schedules of kernels anew, on the emulated boards (targets/*/schedules.json)

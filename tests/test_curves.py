@@ -76,6 +76,11 @@ def test_a_curve_per_count() -> None:
     assert label == "accuracy"
 
 
+def test_the_whole_network_on_the_device_has_no_count() -> None:
+    lines, ends, _ = drawn([row | {"slices": 0} for row in rows("a", epochs=2) if row["slices"] == 1])
+    assert (len(lines), ends) == (2, [])
+
+
 def test_without_validation_what_was_trained_on_is_solid() -> None:
     lines, ends, _ = drawn([row for row in rows("a") if row["set"] == "train"])
     assert [style for _, style in lines] == ["-"] * 3
