@@ -266,8 +266,8 @@ def _way(optimize: str, program: Program, target: Target) -> dict[str, Any]:
 
 
 def _partition(options: Options, trained: Trained | None) -> str:
-    """Of a trained network auto means the points that it was trained for."""
-    if trained is None or options.partition != AUTO:
+    """Of a trained network auto means the points that it was trained for, if there are any."""
+    if trained is None or not trained.points or options.partition != AUTO:
         return options.partition
     return ",".join(point.name for point in trained.points)
 
@@ -287,7 +287,7 @@ def _untrained(points: Sequence[SlicedPoint], network: Network, trained: Trained
     found = [
         f"partition point '{each.point.name}' was not trained: its units and heads are made in closed form; trained: {names}"
         for each in points
-        if each.heads is None
+        if each.heads is None and trained.points
     ]
     missing = trained.without_formats(network)
     if missing:

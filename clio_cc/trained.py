@@ -116,7 +116,7 @@ class Trained:
     """What training found for the split.
 
     Attributes:
-        points: In order of execution.
+        points: In order of execution; none where the whole network was trained for the device, or in floating point.
         scales: A power of two per tensor of the device, by its name in :class:`~clio_cc.quantization.layers.Network`; empty
             if training was in floating point only.
         weight_scales: ``[cout]`` powers of two per Conv and Gemm, by the name of the tensor that it writes.
@@ -133,8 +133,8 @@ class Trained:
 
     def __post_init__(self) -> None:
         names = [point.name for point in self.points]
-        if not names or len(set(names)) < len(names):
-            raise ValueError(f"its partition points are {names}: none, or one twice")
+        if len(set(names)) < len(names):
+            raise ValueError(f"its partition points are {names}: one of them twice")
         for name, scale in self.scales.items():
             _exponent(scale, f"tensor '{name}'")
         for name, scales in self.weight_scales.items():

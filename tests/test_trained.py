@@ -147,7 +147,6 @@ def not_a_number(proto: onnx.ModelProto) -> None:
             "partition point 'p': 'clio_cc/p/encoder/weight' has the shape (3, 5), expected (4, 3)",
         ),
         (not_a_number, "partition point 'p': 'clio_cc/p/encoder/bias' holds NaN or infinite values"),
-        (edited(points=[]), "its partition points are []: none, or one twice"),
         (edited(scales={"x": 61}), "2**61 is no scale"),
         (edited(scales={}), "partition point 'q.conv' has units of 4 bits without a scale"),
     ],
@@ -175,7 +174,7 @@ def test_a_later_schema_is_refused(tmp_path: Path) -> None:
             lambda: whole(weight_scales={"t": np.array([0.5, 0.0])}),
             "the scale 0 of the weights of tensor 't' is not a power of two from 2**-60 to 2**60",
         ),
-        (lambda: whole(points=(made_up(), made_up())), "its partition points are ['p', 'p']: none, or one twice"),
+        (lambda: whole(points=(made_up(), made_up())), "its partition points are ['p', 'p']: one of them twice"),
         (lambda: made_up(heads=made_up(counts=(3,)).heads), "its heads are for the slices [3], not [1, 3]"),
         (lambda: made_up(counts=(1, 6), weight=np.ones((6, 5))), "it has 6 units of 5 channels"),
     ],
@@ -285,6 +284,19 @@ def test_the_trained_points_are_what_auto_means(case: Case) -> None:
         assert each["scale"] == case.trained.scales[point.units] and each["unit_bits"] == point.bits
         assert each["unit_bytes"] == each["shape"][2] * each["shape"][3] * point.bits // 8
         assert each["encoder"]["window"] == 3
+
+
+def test_a_network_trained_as_a_whole_is_cut_as_any_other(tmp_path: Path) -> None:
+    proto = graph.to_proto(front_end(MODEL))
+    embed(proto, Trained((), record={"seed": 7}))
+    (tmp_path / "whole.onnx").write_bytes(proto.SerializeToString(deterministic=True))
+    found = compile_model(options(tmp_path / "whole.onnx"), quiet).manifest
+    plain = compile_model(options(MODEL), quiet).manifest
+    assert (found["training"], plain["training"]) == ({"seed": 7}, None)
+    assert found["warnings"] == plain["warnings"]
+    assert found["partitions"] == [
+        each | {"cloud": each["cloud"].replace("digits", "whole")} for each in plain["partitions"]
+    ]
 
 
 def test_formats_are_the_given_ones(case: Case) -> None:
