@@ -364,9 +364,13 @@ class Bench:
         closed = {row.partition: row.device_macs for row in self.rows(CLOSED)}
         model = front_end(self.model)
         for name, most in closed.items():
-            width, macs = width_within(model, most)
-            trained = self.trained(f"width-{name}", {"partition": LOCAL, "width": width})
-            value = self.integer_accuracy(trained)
+            width = width_within(model, most)
+            trained = self.trained(f"width-{width:.3f}", {"partition": LOCAL, "width": width})
+            value, macs = self.integer_accuracy(trained), macs_of(front_end(trained))
+            if macs > most:
+                raise SystemExit(
+                    f"{trained} has {macs} multiply-accumulates, more than the {most} of '{name}'"
+                )
             way = f"width {width:.3f}, for {name}"
             yield Row(self.name, WIDTH, LOCAL, way, 0, value, macs)
 
@@ -440,14 +444,17 @@ def last_epoch(log: Path) -> dict[tuple[str, int], float]:
     }
 
 
-def width_within(model: ir.Model, most: int) -> tuple[float, int]:
-    """The largest width whose network has at most so many multiply-accumulates, and how many that are."""
+def width_within(model: ir.Model, most: int) -> float:
+    """The largest width whose network has at most so many multiply-accumulates."""
     for step in range(WIDTHS - 1, 0, -1):
-        narrow = remove_channels(model, thin(model, step / WIDTHS))
-        macs = sum(graphs.known_macs(node) for node in narrow.graph)
-        if macs <= most:
-            return step / WIDTHS, macs
+        if macs_of(remove_channels(model, thin(model, step / WIDTHS))) <= most:
+            return step / WIDTHS
     raise SystemExit(f"no width has at most {most} multiply-accumulates")
+
+
+def macs_of(model: ir.Model) -> int:
+    """Multiply-accumulates of a whole network."""
+    return sum(graphs.known_macs(node) for node in model.graph)
 
 
 def percent(share: float) -> float:

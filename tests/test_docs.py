@@ -16,7 +16,13 @@ from clio_cc.quantization.support import DEVICE_OPERATORS
 from clio_cc.targets import TARGETS
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "examples/digits/README.md")
+DOCUMENTS = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "examples/digits/README.md",
+    "examples/imagenette/README.md",
+)
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 

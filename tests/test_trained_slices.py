@@ -12,9 +12,10 @@ from digits import MODEL, compiled
 from PIL import Image
 from scripts import benchmark
 
-from clio_cc import graph
 from clio_cc.baselines import scan_bytes
 from clio_cc.compiler import front_end
+from clio_cc.training.channels import remove_channels
+from clio_cc.training.pruning import thin
 
 bench = benchmark("trained_slices")
 CASE = bench.Case(
@@ -102,9 +103,10 @@ def test_photos_by_class_and_as_jpegs(tmp_path: Path) -> None:
 
 def test_width_within() -> None:
     model = front_end(MODEL)
-    macs = sum(graph.known_macs(node) for node in model.graph)
-    width, narrow = bench.width_within(model, macs // 2)
-    assert 0.5 < width < 0.8 and 0.4 * macs < narrow <= macs // 2
+    macs = bench.macs_of(model)
+    width = bench.width_within(model, macs // 2)
+    found = [bench.macs_of(remove_channels(model, thin(model, each))) for each in (width, width + 1 / 64)]
+    assert found[0] <= macs // 2 < found[1]
     with pytest.raises(SystemExit, match="no width has at most 10 multiply-accumulates"):
         bench.width_within(model, 10)
 
