@@ -44,7 +44,7 @@ def train_command(
         str | None,
         typer.Option(
             help="Range of bandwidths, which says how often each count is sent.",
-            show_default="all counts alike",
+            show_default="all numbers of units alike",
         ),
     ] = None,
     bandwidth_prior: Annotated[
@@ -64,7 +64,7 @@ def train_command(
         typer.Option(help="The last of them, with the device's rounding; 0 for none.", min=0),
     ] = 3,
     batch: Annotated[int, typer.Option(help="Samples of a step.", min=1)] = 64,
-    learning_rate: Annotated[float, typer.Option(help="At its highest.", min=0)] = 3e-4,
+    learning_rate: Annotated[float, typer.Option(help="At its highest.", min=0)] = 2e-4,
     distill: Annotated[
         float, typer.Option(help="Weight of the original's answers against the labels.", min=0, max=1)
     ] = 0.5,

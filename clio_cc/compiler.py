@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from clio_cc import __version__, artifacts
 from clio_cc.arena import Arena, plan_arena
 from clio_cc.arena_check import check_arena
-from clio_cc.cut import AUTO, LATENCY, OPTIMIZATIONS, choose_cuts, refuse_too_large
+from clio_cc.cut import AUTO, LATENCY, LOCAL, OPTIMIZATIONS, choose_cuts, refuse_too_large
 from clio_cc.errors import ClioError
 from clio_cc.memory import UNMEASURED_STACK_BYTES, Footprint, check_fits, measure, table_bytes
 from clio_cc.plan import DEADLINE_US
@@ -266,10 +266,10 @@ def _way(optimize: str, program: Program, target: Target) -> dict[str, Any]:
 
 
 def _partition(options: Options, trained: Trained | None) -> str:
-    """Of a trained network auto means the points that it was trained for, if there are any."""
-    if trained is None or not trained.points or options.partition != AUTO:
+    """Of a trained network auto means what it was trained for."""
+    if trained is None or options.partition != AUTO:
         return options.partition
-    return ",".join(point.name for point in trained.points)
+    return ",".join([*(point.name for point in trained.points), *([LOCAL] if trained.local else [])]) or AUTO
 
 
 def _refuse_mulshift(trained: Trained, options: Options) -> None:

@@ -116,10 +116,11 @@ class Trained:
     """What training found for the split.
 
     Attributes:
-        points: In order of execution; none where the whole network was trained for the device, or in floating point.
+        points: In order of execution; none where only the whole network was trained for the device.
         scales: A power of two per tensor of the device, by its name in :class:`~clio_cc.quantization.layers.Network`; empty
             if training was in floating point only.
         weight_scales: ``[cout]`` powers of two per Conv and Gemm, by the name of the tensor that it writes.
+        local: Whether the whole network on the device was trained, too.
         record: What was done, as JSON: options, epochs, seed.
 
     Raises:
@@ -129,6 +130,7 @@ class Trained:
     points: tuple[TrainedPoint, ...]
     scales: Mapping[str, float] = field(default_factory=dict)
     weight_scales: Mapping[str, Float] = field(default_factory=dict)
+    local: bool = False
     record: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -212,7 +214,7 @@ def read_trained(path: Path) -> Trained | None:
         points = tuple(_point(entry, stored, path) for entry in value["points"])
         scales = {str(name): _power(bits) for name, bits in value["scales"].items()}
         weights = {str(name): np.array([*map(_power, bits)]) for name, bits in value["weight_scales"].items()}
-        return Trained(points, scales, weights, dict(value["record"]))
+        return Trained(points, scales, weights, value["local"] is True, dict(value["record"]))
     except ValueError as error:
         raise _damaged(path, str(error)) from error
     except (TypeError, KeyError, AttributeError):
@@ -240,6 +242,7 @@ def _to_json(trained: Trained) -> dict[str, Any]:
             name: [_exponent(float(scale), name) for scale in scales]
             for name, scales in sorted(trained.weight_scales.items())
         },
+        "local": trained.local,
         "record": dict(trained.record),
     }
 

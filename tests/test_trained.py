@@ -46,10 +46,11 @@ def made_up(name: str = "p", *, counts: tuple[int, ...] = (1, 3), **changes: Any
 
 
 def whole(**changes: Any) -> Trained:
-    fields = {
+    fields: dict[str, Any] = {
         "points": (made_up(), made_up("q.conv", counts=(2,), bits=4)),
         "scales": {"p/units": 2.0**-7, "q.conv/units": 0.25, "x": 2.0},
         "weight_scales": {"t": np.array([0.5, 2.0**-9])},
+        "local": True,
         "record": {"epochs": 3, "options": {"bandwidth": [50000, 2000000]}},
     } | changes
     return Trained(**fields)
@@ -70,7 +71,7 @@ def test_what_is_embedded_is_read(tmp_path: Path) -> None:
     wanted = whole()
     found = read_trained(written(tmp_path, wanted))
     assert found is not None
-    assert (found.scales, found.record) == (wanted.scales, wanted.record)
+    assert (found.scales, found.local, found.record) == (wanted.scales, wanted.local, wanted.record)
     assert {name: list(each) for name, each in found.weight_scales.items()} == {"t": [0.5, 2.0**-9]}
     for point, other in zip(found.points, wanted.points, strict=True):
         for name in ("name", "tensor", "counts", "bits"):

@@ -84,9 +84,13 @@ def test_one_bandwidth() -> None:
     assert without_floor(widths) == [0, 1, 0]
 
 
-def test_without_a_prior_all_alike() -> None:
+def test_without_a_prior_all_numbers_of_units_are_alike() -> None:
+    # One unit, two or three, four: a quarter, a half, a quarter.
     widths = slice_probabilities([POINT], None, deadline_us=1)
-    assert widths == Widths({"p": (1 / 3, 1 / 3, 1 / 3)})
+    assert without_floor(widths) == [0.25, 0.5, 0.25]
+    assert widths.warnings == ()
+    later = PlanPoint("p", "a", (2, 8), 1000)  # what is less than the smallest count counts for it
+    assert without_floor(slice_probabilities([later], None, deadline_us=1)) == [7 / 8, 1 / 8]
 
 
 def test_what_the_link_cannot_reach() -> None:

@@ -54,7 +54,7 @@ def write(path: Path, *, formats: bool = True) -> Trained:
         tuple(trained),
         scales if formats else {},
         weight_scales if formats else {},
-        {"epochs": 3, "seed": 7},
+        record={"epochs": 3, "seed": 7},
     )
     proto = graph.to_proto(model)
     embed(proto, found)

@@ -19,18 +19,18 @@ from clio_cc.training.checkpoint import NAME as CHECKPOINT
 from clio_cc.training.checkpoint import Checkpoint, open_checkpoint
 from clio_cc.training.curves import TRAIN, draw_curves
 from clio_cc.training.data import Batch
-from clio_cc.training.network import SlicedNetwork
+from clio_cc.training.network import SlicedNetwork, Way
 from clio_cc.training.objective import draw_ways, losses
 from clio_cc.training.prepare import Start, prepare
 from clio_cc.training.session import Session, open_session, saying_batch_size
 from clio_cc.training.settings import TrainOptions
 from clio_cc.training.start import fake_quant
 from clio_cc.training.torch_graph import TorchGraph, with_weights
-from clio_cc.training.watch import Row, Tally, latest, to_jsonl, validated
+from clio_cc.training.watch import Row, Tally, latest, right_classes, to_jsonl, validated
 from clio_cc.training.write import trained_model
 
 MODEL, LOG, CURVES = "model.onnx", "training.jsonl", "curves.png"
-HEADS_RATE = 3.0  # of encoders and heads, relative to the network's weights
+HEADS_RATE = 5.0  # of encoders and heads, relative to the network's weights
 THRESHOLDS_RATE = 1e-2  # TQT, section 5.2
 WARM_UP = 0.02  # of all steps
 STEEPEST = 5.0  # norm of the gradient of a step
@@ -166,7 +166,7 @@ class _Loop:
             self._set_rate((self.epoch * steps + step) / (options.epochs * steps))
             x = _channels_last(batch.x)
             with torch.no_grad():
-                original = self.original.run({self.network.input: x}, self.start.answer)
+                original = self._original(x, batch.labels)
             ways = draw_ways(
                 self.start.shares, float(self.start.local), len(x), rng, sandwich=options.sandwich
             )
@@ -176,7 +176,7 @@ class _Loop:
             lost.mean().backward()
             nn.utils.clip_grad_norm_(self.network.parameters(), STEEPEST)
             self.optimizer.step()
-            _add(tally, ways, lost.detach(), answers.detach(), original, batch.labels)
+            _add(tally, ways, lost.detach(), answers.detach(), right_classes(original, batch.labels))
         self.progress(stage, steps, steps)
         return tally.rows(self.epoch + 1, TRAIN)
 
@@ -191,10 +191,15 @@ class _Loop:
         for group in self.optimizer.param_groups:
             group["lr"] = group["highest"] * share
 
-    def _losses(self, answers: Tensor, original: Tensor, labels: Tensor | None) -> Tensor:
-        return losses(
-            answers, original, labels, self.start.kind, self.options.distill if labels is not None else 1.0
-        )
+    def _original(self, x: Tensor, labels: Tensor | None) -> Tensor | None:
+        """What the network answered before training, where it counts."""
+        if labels is not None and not self.options.distill:
+            return None
+        return self.original.run({self.network.input: x}, self.start.answer)
+
+    def _losses(self, answers: Tensor, original: Tensor | None, labels: Tensor | None) -> Tensor:
+        distill = self.options.distill if labels is not None else 1.0
+        return losses(answers, original, labels, self.start.kind, distill)
 
     def _tally(self) -> Tally:
         names = [cut.point.name for cut in self.start.cuts]
@@ -205,12 +210,12 @@ class _Loop:
         if held is None or not self.session.first:
             return []
 
-        def batches() -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+        def batches() -> Iterator[tuple[Tensor, Tensor | None, Tensor | None]]:
             for first in range(0, len(held.x), VALIDATED):
                 self.progress("validation", first, len(held.x))
                 part: Batch = held.part(first, VALIDATED, self.session.device)
                 x = _channels_last(part.x)
-                yield x, self.original.run({self.network.input: x}, self.start.answer), part.labels
+                yield x, self._original(x, part.labels), part.labels
             self.progress("validation", len(held.x), len(held.x))
 
         tally = replace(self._tally(), labeled=held.labels is not None)
@@ -255,13 +260,11 @@ class _Loop:
         (out / CHECKPOINT).unlink(missing_ok=True)
 
 
-def _add(
-    tally: Tally, ways: Sequence[Any], lost: Tensor, answers: Tensor, original: Tensor, labels: Tensor | None
-) -> None:
+def _add(tally: Tally, ways: Sequence[Way], lost: Tensor, answers: Tensor, wanted: Tensor | None) -> None:
     first = 0
     for way in ways:
         part = slice(first, first + way.samples)
-        tally.add(way, lost[part], answers[part], original[part], None if labels is None else labels[part])
+        tally.add(way, lost[part], answers[part], None if wanted is None else wanted[part])
         first += way.samples
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 
 from clio_cc import graph
@@ -22,18 +23,23 @@ from clio_cc.inspection import inspect_model
 from clio_cc.judge import accuracy, class_scores
 from clio_cc.lower import device_supports
 from clio_cc.options import PlanPoint
+from clio_cc.packing import UNIT_BITS, packed_bytes
 from clio_cc.partition import PartitionPoint
 from clio_cc.profile import modelled
 from clio_cc.slicing import MOST_CHANNELS, Answer
 from clio_cc.split import Slicing, parse_slices, unit_counts
 from clio_cc.targets import find_target
+from clio_cc.training.channels import channel_groups, remove_channels
 from clio_cc.training.data import Dataset
-from clio_cc.training.settings import TrainOptions
+from clio_cc.training.importance import taylor_importance
+from clio_cc.training.pruning import prune, thin
+from clio_cc.training.settings import DEVICES, TrainOptions
 from clio_cc.training.start import Cut, closed_form, equalized
 from clio_cc.training.torch_graph import check_trainable
 from clio_cc.training.widths import Widths, read_prior, slice_probabilities
 
 CALIBRATION = 512
+WEIGHED = 256  # samples that channels are weighed by
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +83,7 @@ def prepare(options: TrainOptions, progress: Progress) -> Start:
     Raises:
         ClioError: the input is at fault.
     """
+    _check_options(options)
     original = front_end(options.model)
     if len(original.graph.inputs) != 1:
         message = f"has {len(original.graph.inputs)} inputs; a network of one input can be trained"
@@ -86,7 +93,7 @@ def prepare(options: TrainOptions, progress: Progress) -> Start:
         hint = "name the partition points; 'clio-cc inspect MODEL' lists them"
         raise ClioError("training needs to know where the network will be cut", "--partition", hint)
     asked = named_cuts(original, options.partition)
-    counts = _counts(original, asked.points, options.slices)
+    _counts(original, asked.points, options.slices)  # refused before the samples are read
     samples = load_samples(original, options.data, scale=options.image_scale)
     answer, kind = _answer(original, samples)
     held = (
@@ -95,9 +102,11 @@ def prepare(options: TrainOptions, progress: Progress) -> Start:
         else load_samples(original, options.validation, scale=options.image_scale)
     )
     digest = _digest(options.model, samples, held)
+    training = _dataset(original, samples, kind, options.data, options.augment)
     calibration = samples.take(CALIBRATION)
-    model = _compressed(original, asked, options, calibration)
+    model = _compressed(original, asked, options, calibration, answer, kind)
     cuts = named_cuts(model, options.partition)
+    counts = _counts(model, cuts.points, options.slices)
     if options.rounded_epochs:
         model = equalized(model, cuts.points, calibration, local=cuts.local)
     widths = _shares(model, cuts.points, counts, options)
@@ -116,11 +125,26 @@ def prepare(options: TrainOptions, progress: Progress) -> Start:
         answer,
         kind,
         calibration,
-        _dataset(original, samples, kind, options.data, options.augment),
-        None if held is None else _dataset(original, held, kind, options.validation, ()),
+        training,
+        None
+        if held is None or options.validation is None
+        else _dataset(original, held, kind, options.validation, ()),
         (_macs(original), _macs(model)),
         widths.warnings,
     )
+
+
+def _check_options(options: TrainOptions) -> None:
+    """Refuse what is wrong whatever the network."""
+    if options.unit_bits not in UNIT_BITS:
+        raise ClioError(f"{options.unit_bits} bits a value, not 8, 6 or 4", "--unit-bits")
+    if options.unit_bits < 8 and not options.rounded_epochs:
+        message = f"units of {options.unit_bits} bits need epochs with the device's rounding"
+        raise ClioError(message, "--unit-bits", "give --rounded-epochs, at least 1")
+    if options.device not in DEVICES:
+        raise ClioError(f"unknown device '{options.device}'", "--device", f"give one of {', '.join(DEVICES)}")
+    if options.target is not None:
+        find_target(options.target)
 
 
 def _stage(progress: Progress, stage: str) -> Steps:
@@ -165,7 +189,7 @@ def _dataset(
     model: ir.Model,
     samples: Samples,
     kind: Answer,
-    path: Path | None,
+    path: Path,
     augment: tuple[str, ...],
 ) -> Dataset:
     ((name, x),) = samples.inputs.items()
@@ -175,8 +199,16 @@ def _dataset(
         raise ClioError(f"input '{name}' of shape {shape} is no image", "--augment", "give none")
     labels = samples.labels if kind == "scores" else None
     if labels is not None:
-        accuracy(labels, graph.size(model.graph.outputs[0]), str(path))
+        _check_labels(labels, graph.size(model.graph.outputs[0]), path)
     return Dataset(x, labels, augment, image and shape[1] not in (1, 3) and shape[3] in (1, 3))
+
+
+def _check_labels(labels: npt.NDArray[np.int64], classes: int, path: Path) -> None:
+    folders = int(labels.max()) + 1
+    if path.is_dir() and folders != classes:
+        hint = "give one folder per class of the model, in the order of their names"
+        raise ClioError(f"has {folders} classes, the model answers with {classes}", str(path), hint)
+    accuracy(labels, classes, str(path))
 
 
 def _digest(model: Path, *samples: Samples | None) -> str:
@@ -203,7 +235,7 @@ def _shares(
             point.name,
             layers[point.node_index - 1].name,
             tuple(counts[point.name]),
-            -(-point.bytes // point.shape[1] * options.unit_bits // 8),
+            packed_bytes(point.bytes // point.shape[1], options.unit_bits),
         )
         for point in points
     ]
@@ -213,7 +245,16 @@ def _shares(
     )
 
 
-def _compressed(model: ir.Model, cuts: Cuts, options: TrainOptions, samples: Samples) -> ir.Model:
-    """The network with fewer channels, as far as that is asked for."""
-    del cuts, options, samples
+def _compressed(
+    model: ir.Model, cuts: Cuts, options: TrainOptions, samples: Samples, answer: str, kind: Answer
+) -> ir.Model:
+    """The network with fewer channels, as far as that is asked for: first all over, then on the device."""
+    few = samples.take(WEIGHED)
+    if options.width < 1:
+        weights = taylor_importance(model, channel_groups(model), few, answer, kind)
+        model = remove_channels(model, thin(model, options.width, weights))
+    if options.prune > 0:
+        until = None if cuts.local else [point.tensor for point in cuts.points]
+        weights = taylor_importance(model, channel_groups(model, until), few, answer, kind)
+        model = remove_channels(model, prune(model, until, options.prune, weights))
     return model

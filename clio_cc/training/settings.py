@@ -13,7 +13,6 @@ from clio_cc.units import BandwidthRange
 
 AUGMENTATIONS = ("flip", "shift", "zoom")
 DEVICES = ("auto", "cpu", "cuda")
-UNIT_BITS = (8, 6, 4)
 NONE, AUTO = "none", "auto"
 
 
@@ -30,7 +29,7 @@ class TrainOptions:
         validation: Samples that are not trained on, to watch accuracy by; None to watch the training samples.
         image_scale: Pixels of images are divided by this.
         augment: What is done to images, of :data:`AUGMENTATIONS`.
-        bandwidth: The range of the prior; None where all counts are alike.
+        bandwidth: The range of the prior; None where all numbers of units are alike.
         prior: ``uniform``, ``log``, or a file; see :func:`clio_cc.training.widths.read_prior`.
         deadline_us: From input to answer.
         link: How bytes travel; None for the bandwidth itself.
@@ -65,7 +64,7 @@ class TrainOptions:
     epochs: int = 10
     rounded_epochs: int = 3
     batch: int = 64
-    learning_rate: float = 3e-4
+    learning_rate: float = 2e-4
     distill: float = 0.5
     sandwich: bool = False
     prune: float = 0.0

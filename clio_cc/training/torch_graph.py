@@ -29,6 +29,7 @@ TRANSFORMERS = frozenset(
     "RMSNormalization RotaryEmbedding SkipLayerNormalization Where".split()
 )
 """What only transformers are made of."""
+_OF_IMAGES = frozenset("AveragePool Conv GlobalAveragePool GlobalMaxPool MaxPool".split())
 
 
 class Rounding(Protocol):
@@ -137,7 +138,10 @@ class _Node:
             elif str(value.name) in place:
                 self._arguments.append(place[str(value.name)])
             else:
-                self._arguments.append(torch.tensor(_numpy(value)))
+                constant = torch.tensor(
+                    _numpy(value)
+                )  # on the CPU; one without axes may meet tensors of a GPU
+                self._arguments.append(constant.reshape(()) if constant.numel() == 1 else constant)
 
     def run(self, known: dict[str, Tensor], parameters: Sequence[Tensor], rounding: Rounding | None) -> None:
         inputs = [self._value(argument, known, parameters) for argument in self._arguments]
@@ -186,17 +190,31 @@ def _why_not(node: ir.Node) -> str:
         return f"{operator} cannot be trained: it has no counterpart in PyTorch here"
     if len(node.outputs) > 1:
         return f"{operator} with several outputs cannot be trained"
+    rank = len(graph.shape(node.inputs[0]))
+    if node.op_type in _OF_IMAGES and rank != 4:
+        return f"{operator} over a tensor of {rank - 1} axes cannot be trained, only over images"
+    return _refused_attribute(node)
+
+
+def _refused_attribute(node: ir.Node) -> str:
+    if graph.int_attr(node, "ceil_mode"):
+        return f"{node.op_type} that rounds sizes up cannot be trained"
+    if node.op_type == "AveragePool" and max(graph.ints_attr(node, "dilations", (1,))) > 1:
+        return "AveragePool with gaps in its window cannot be trained"
+    if node.op_type == "Pad" and graph.str_attr(node, "mode", "constant") != "constant":
+        return "Pad with anything but a constant cannot be trained"
     return ""
 
 
 def _trainable(owner: ir.Graph) -> list[str]:
-    """Names of the initializers that are weights: floats, more than a number that only bounds or scales."""
+    """Names of the initializers that are weights: floats; elsewhere than in a layer, more than a number that scales."""
     found: list[str] = []
     for node in owner:
         values = node.inputs if graph.is_op(node, "Add", "Div", "Mul", "Sub") else node.inputs[1:]
+        least = 1 if graph.is_op(node, "Conv", "Gemm", "MatMul") else 2
         for value in values:
             weight = graph.constant(value)
-            if value is not None and weight is not None and weight.dtype.kind == "f" and weight.size > 1:
+            if value is not None and weight is not None and weight.dtype.kind == "f" and weight.size >= least:
                 found.append(str(value.name))
     return list(dict.fromkeys(found))
 
@@ -245,9 +263,6 @@ def _padded(x: Tensor, pads: Sequence[int], fill: float = 0.0) -> Tensor:
 
 
 def _conv(node: ir.Node) -> Function:
-    rank = len(graph.shape(node.inputs[0]))
-    if rank != 4:
-        raise ClioError(f"a convolution over {rank - 2} axes cannot be trained", graph.where(node))
     pads = graph.ints_attr(node, "pads", (0, 0, 0, 0))
     even = pads[:2] == pads[2:]
     stride, dilation = graph.ints_attr(node, "strides", (1, 1)), graph.ints_attr(node, "dilations", (1, 1))
@@ -298,14 +313,12 @@ def _average_pool(node: ir.Node) -> Function:
 
 
 def _window(node: ir.Node) -> tuple[tuple[int, ...], ...]:
-    if graph.int_attr(node, "ceil_mode"):
-        raise ClioError("rounding sizes up cannot be trained", graph.where(node))
     window = graph.ints_attr(node, "kernel_shape")
     ones = (1,) * len(window)
     return (
         window,
         graph.ints_attr(node, "strides", ones),
-        graph.ints_attr(node, "pads", ones * 0 or (0,) * 2 * len(window)),
+        graph.ints_attr(node, "pads", (0,) * 2 * len(window)),
         graph.ints_attr(node, "dilations", ones),
     )
 
@@ -343,23 +356,16 @@ def _softmax(function: Callable[..., Tensor]) -> Callable[[ir.Node], Function]:
     return make
 
 
-def _clip(_: ir.Node) -> Function:
-    def run(inputs: Inputs) -> Tensor:
-        x, low, high = (*inputs, None, None)[:3]
-        assert x is not None
-        bounds = (-math.inf if low is None else low.item(), math.inf if high is None else high.item())
-        return functional.hardtanh(
-            x, *bounds
-        )  # its gradient is one step, that of clamp four: 40 % of MobileNetV2's time
-
-    return run
+def _clip(node: ir.Node) -> Function:
+    low, high = (graph.scalar(graph.input_at(node, place)) for place in (1, 2))
+    bounds = (-math.inf if low is None else low, math.inf if high is None else high)
+    # The gradient of hardtanh is one step, that of clamp four: 40 % of MobileNetV2's time.
+    return lambda inputs: functional.hardtanh(_first(inputs), *bounds)
 
 
 def _pad(node: ir.Node) -> Function:
     pads = graph.integers(graph.input_at(node, 1)) or []
     rank = len(pads) // 2
-    if graph.str_attr(node, "mode", "constant") != "constant" or graph.input_at(node, 3) is not None:
-        raise ClioError("only constant borders can be trained", graph.where(node))
     order = [side for axis in reversed(range(rank)) for side in (pads[axis], pads[axis + rank])]
     fill = graph.scalar(graph.input_at(node, 2)) or 0.0
     return lambda inputs: functional.pad(_first(inputs), order, value=fill)
@@ -396,8 +402,12 @@ _FUNCTIONS: dict[str, Callable[[ir.Node], Function]] = {
     "ReduceMean": _reduction(torch.mean),
     "ReduceSum": _reduction(torch.sum),
     "Relu": _unary(functional.relu),
-    **dict.fromkeys(("Flatten", "Reshape", "Squeeze", "Unsqueeze"), _reshape),
-    "Selu": _unary(functional.selu),
+    "Reshape": _reshape,
+    "Selu": _with_float(
+        lambda x, alpha, gamma: gamma * functional.elu(x, alpha),
+        alpha=("alpha", 1.67326319217681884765625),
+        gamma=("gamma", 1.05070102214813232421875),
+    ),
     "Sigmoid": _unary(torch.sigmoid),
     "Softmax": _softmax(functional.softmax),
     "Softplus": _unary(functional.softplus),

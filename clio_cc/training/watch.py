@@ -15,7 +15,7 @@ from clio_cc.training.curves import TRAIN, VALIDATION
 from clio_cc.training.network import SlicedNetwork, Way
 
 Row = dict[str, Any]
-Losses = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+Losses = Callable[[Tensor, Tensor | None, Tensor | None], Tensor]
 
 
 @dataclass(eq=False)
@@ -27,11 +27,10 @@ class Tally:
     labeled: bool
     sums: dict[tuple[int, int], list[float]] = field(default_factory=dict)
 
-    def add(self, way: Way, lost: Tensor, answers: Tensor, original: Tensor, labels: Tensor | None) -> None:
-        """Count the answers of some samples, ``[n, ...]``, that took one way."""
+    def add(self, way: Way, lost: Tensor, answers: Tensor, wanted: Tensor | None) -> None:
+        """Count the answers of some samples, ``[n, ...]``, that took one way; `wanted` from :func:`right_classes`."""
         right = 0.0
         if self.kind != "values":
-            wanted = original.flatten(1).argmax(1) if labels is None else labels
             right = float((answers.flatten(1).argmax(1) == wanted).sum())
         entry = self.sums.setdefault((way.point, way.count), [0.0, 0.0, 0.0])
         for place, more in enumerate((float(lost.sum()), right, len(answers))):
@@ -56,7 +55,7 @@ class Tally:
 
 def validated(
     network: SlicedNetwork,
-    batches: Iterable[tuple[Tensor, Tensor, Tensor | None]],
+    batches: Iterable[tuple[Tensor, Tensor | None, Tensor | None]],
     tally: Tally,
     losses: Losses,
     *,
@@ -76,18 +75,24 @@ def validated(
         epoch: For the rows.
     """
     for x, original, labels in batches:
+        wanted = right_classes(original, labels)
         for number, point in enumerate(network.points):
             units = network.units(x, number)
             for count in point.counts:
                 answers = network.answer(units, number, count)
-                tally.add(
-                    Way(number, count, len(x)), losses(answers, original, labels), answers, original, labels
-                )
+                tally.add(Way(number, count, len(x)), losses(answers, original, labels), answers, wanted)
         if local:
             way = Way(len(network.points), 0, len(x))
             answers = network(x, [way])
-            tally.add(way, losses(answers, original, labels), answers, original, labels)
+            tally.add(way, losses(answers, original, labels), answers, wanted)
     return tally.rows(epoch, VALIDATION)
+
+
+def right_classes(original: Tensor | None, labels: Tensor | None) -> Tensor | None:
+    """Return the class of each sample, ``[n]``: its label, or else what the original network says."""
+    if labels is not None or original is None:
+        return labels
+    return original.flatten(1).argmax(1)
 
 
 def to_jsonl(rows: Iterable[Mapping[str, Any]]) -> str:

@@ -30,7 +30,8 @@ def trained_model(network: SlicedNetwork, start: Start, options: TrainOptions) -
         points,
         {} if rounding is None else rounding.scales(),
         {} if rounding is None else rounding.weight_scales(),
-        record,
+        local=start.local,
+        record=record,
     )
     proto = graph.to_proto(model)
     embed(proto, trained)
