@@ -26,6 +26,7 @@ CASE = bench.Case(
     ("p",),
     (1, 4),
     (5, 50),
+    (5, 50),
     {},
     {},
     over_jpeg=True,
@@ -124,10 +125,11 @@ def test_multiply_accumulates_before_a_cut(tmp_path: Path) -> None:
 
 def test_last_epoch(tmp_path: Path) -> None:
     log = tmp_path / "training.jsonl"
-    assert bench.last_epoch(log) == {}
+    assert bench.last_epoch(log, 400) == {}
     lines = [
-        {"epoch": epoch, "partition": "p", "slices": 4, "value": value, "set": which}
+        {"epoch": epoch, "partition": "p", "slices": 4, "value": value, "set": which, "samples": 400}
         for epoch, which, value in ((1, "validation", 0.1), (2, "train", 0.9), (2, "validation", 0.81234))
     ]
     log.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-    assert bench.last_epoch(log) == {("p", 4): 81.23}
+    assert bench.last_epoch(log, 400) == {("p", 4): 81.23}
+    assert bench.last_epoch(log, 1339) == {}  # other images

@@ -25,16 +25,19 @@ class Tally:
     names: Sequence[str]
     kind: Answer
     labeled: bool
-    sums: dict[tuple[int, int], list[float]] = field(default_factory=dict)
+    sums: dict[tuple[int, int], tuple[float, float, int]] = field(default_factory=dict)
 
     def add(self, way: Way, lost: Tensor, answers: Tensor, wanted: Tensor | None) -> None:
         """Count the answers of some samples, ``[n, ...]``, that took one way; `wanted` from :func:`right_classes`."""
         right = 0.0
         if self.kind != "values":
             right = float((answers.flatten(1).argmax(1) == wanted).sum())
-        entry = self.sums.setdefault((way.point, way.count), [0.0, 0.0, 0.0])
-        for place, more in enumerate((float(lost.sum()), right, len(answers))):
-            entry[place] += more
+        before = self.sums.get((way.point, way.count), (0.0, 0.0, 0))
+        self.sums[way.point, way.count] = (
+            before[0] + float(lost.sum()),
+            before[1] + right,
+            before[2] + len(answers),
+        )
 
     def rows(self, epoch: int, which: str) -> list[Row]:
         """Return a row per way."""
@@ -48,6 +51,7 @@ class Tally:
                 "value": None if self.kind == "values" else round(right / samples, 6),
                 "metric": "loss" if self.kind == "values" else metric,
                 "set": which,
+                "samples": samples,
             }
             for (point, count), (lost, right, samples) in sorted(self.sums.items())
         ]
