@@ -108,18 +108,12 @@ class TorchGraph(nn.Module):
                 continue
             needed.add(self._writers[name])
             todo.extend(self._nodes[self._writers[name]].reads)
-        last_use = {name: index for index in sorted(needed) for name in self._nodes[index].reads}
-        return tuple(
-            (
-                index,
-                tuple(
-                    name
-                    for name in dict.fromkeys(self._nodes[index].reads)
-                    if last_use[name] == index and name != wanted
-                ),
-            )
-            for index in sorted(needed)
-        )
+        steps = sorted(needed)
+        done: dict[int, list[str]] = {index: [] for index in steps}
+        for name, index in {name: index for index in steps for name in self._nodes[index].reads}.items():
+            if name != wanted:
+                done[index].append(name)  # its last reader
+        return tuple((index, tuple(names)) for index, names in done.items())
 
 
 class _Node:
