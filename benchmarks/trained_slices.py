@@ -134,7 +134,12 @@ CASES: Mapping[str, Case] = {
         (1, 2, 4, 8, 12, 16),
         QUALITIES,
         (5, 10, 20, 30),
-        {"epochs": 8, "rounded_epochs": 2, "augment": ("flip", "shift")},
+        {
+            "epochs": 8,
+            "rounded_epochs": 2,
+            "augment": ("flip", "shift"),
+            "shares": (1, 2, 4, 4, 4, 1),
+        },
         _FLOAT | {"epochs": 3},
         ("features.10",),
         # As many epochs for one point as for all would be three times the work: done for one of them.

@@ -50,6 +50,10 @@ def train_command(
     bandwidth_prior: Annotated[
         str, typer.Option(help="How likely each is: uniform, log, or a file of bandwidths or of a trace.")
     ] = "uniform",
+    shares: Annotated[
+        str | None,
+        typer.Option(help="How often each count is sent, instead, e.g. 1,2,4,4.", show_default=False),
+    ] = None,
     deadline: Annotated[str, typer.Option(help="Time from input to result, for the same.")] = "300ms",
     link: Annotated[
         str | None, typer.Option(help="Radio or link file, for the same.", show_default=False)
@@ -91,6 +95,7 @@ def train_command(
     _check_installed()
     from clio_cc.radios import find_link
     from clio_cc.training.settings import TrainOptions, parse_augment
+    from clio_cc.training.widths import parse_shares
     from clio_cc.units import parse_bandwidth_range, parse_share, parse_time_us
 
     options = TrainOptions(
@@ -104,6 +109,7 @@ def train_command(
         parse_augment(augment),
         None if bandwidth is None else parse_bandwidth_range(bandwidth),
         bandwidth_prior,
+        None if shares is None else parse_shares(shares),
         parse_time_us(deadline),
         None if link is None else find_link(link),
         target,

@@ -24,7 +24,18 @@ from clio_cc.passes.runner import pass_name
 Clio = Callable[..., Done]
 Golden = Callable[[str, str], None]
 
-COMMANDS = ("compile", "inspect", "targets", "links", "profile", "evaluate", "plan", "report", "verify")
+COMMANDS = (
+    "compile",
+    "train",
+    "inspect",
+    "targets",
+    "links",
+    "profile",
+    "evaluate",
+    "plan",
+    "report",
+    "verify",
+)
 NO_DATA = (
     "clio-cc: warning: no calibration data: formats and accuracy mean nothing until real data is given "
     "with --calibration\n"

@@ -21,6 +21,8 @@ from clio_cc.training.widths import (
     RangePrior,
     TablePrior,
     Widths,
+    given_probabilities,
+    parse_shares,
     read_prior,
     slice_probabilities,
 )
@@ -85,12 +87,35 @@ def test_one_bandwidth() -> None:
 
 
 def test_without_a_prior_all_numbers_of_units_are_alike() -> None:
-    # One unit, two or three, four: a quarter, a half, a quarter.
+    # Nearest to one unit: from a half to one and a half; to two: to three; to four: to four.
     widths = slice_probabilities([POINT], None, deadline_us=1)
-    assert without_floor(widths) == [0.25, 0.5, 0.25]
+    assert without_floor(widths) == [round(1 / 3.5, 12), round(1.5 / 3.5, 12), round(1 / 3.5, 12)]
     assert widths.warnings == ()
-    later = PlanPoint("p", "a", (2, 8), 1000)  # what is less than the smallest count counts for it
-    assert without_floor(slice_probabilities([later], None, deadline_us=1)) == [7 / 8, 1 / 8]
+    assert widths.probabilities["p"][0] == pytest.approx(0.95 / 3.5 + 0.05 / 3)
+    alone = PlanPoint("p", "a", (8,), 1000)
+    assert slice_probabilities([alone], None, deadline_us=1).probabilities == {"p": (1.0,)}
+
+
+def test_shares_as_somebody_says_them() -> None:
+    assert without_floor(given_probabilities([POINT], parse_shares("1, 2,0"))) == [
+        round(1 / 3, 12),
+        round(2 / 3, 12),
+        0,
+    ]
+    with pytest.raises(ClioError) as raised:
+        given_probabilities([POINT], (1.0, 2.0))
+    assert str(raised.value) == (
+        "--shares: 2 shares for the 3 counts 1,2,4 of 'p'\n  hint: give one per count"
+    )
+
+
+@pytest.mark.parametrize("text", ["", "1,,2", "a,b", "-1,2", "0,0", "1e3", "nan"])
+def test_wrong_shares(text: str) -> None:
+    with pytest.raises(ClioError) as raised:
+        parse_shares(text)
+    assert str(raised.value) == (
+        f"--shares: '{text}' are no shares\n  hint: give a number from 0 up for each count, e.g. 1,2,4,4"
+    )
 
 
 def test_what_the_link_cannot_reach() -> None:

@@ -36,7 +36,7 @@ from clio_cc.training.pruning import prune, thin
 from clio_cc.training.settings import DEVICES, TrainOptions
 from clio_cc.training.start import Cut, closed_form, equalized
 from clio_cc.training.torch_graph import check_trainable
-from clio_cc.training.widths import Widths, read_prior, slice_probabilities
+from clio_cc.training.widths import Widths, given_probabilities, read_prior, slice_probabilities
 
 CALIBRATION = 512
 WEIGHED = 256  # samples that channels are weighed by
@@ -143,6 +143,9 @@ def _check_options(options: TrainOptions) -> None:
         raise ClioError(message, "--unit-bits", "give --rounded-epochs, at least 1")
     if options.device not in DEVICES:
         raise ClioError(f"unknown device '{options.device}'", "--device", f"give one of {', '.join(DEVICES)}")
+    if options.shares is not None and options.bandwidth is not None:
+        hint = "give one of them"
+        raise ClioError("--bandwidth and --shares both say how often each count is sent", "--shares", hint)
     if options.target is not None:
         find_target(options.target)
 
@@ -239,6 +242,8 @@ def _shares(
         )
         for point in points
     ]
+    if options.shares is not None:
+        return given_probabilities(planned, options.shares)
     prior = read_prior(options.prior, options.bandwidth)
     return slice_probabilities(
         planned, prior, deadline_us=options.deadline_us, link=options.link, profile=rows

@@ -31,6 +31,7 @@ class TrainOptions:
         augment: What is done to images, of :data:`AUGMENTATIONS`.
         bandwidth: The range of the prior; None where all numbers of units are alike.
         prior: ``uniform``, ``log``, or a file; see :func:`clio_cc.training.widths.read_prior`.
+        shares: How often each count is sent, the same at each point; None for what follows from `bandwidth`.
         deadline_us: From input to answer.
         link: How bytes travel; None for the bandwidth itself.
         target: Board whose speed counts; None for computation in no time.
@@ -58,6 +59,7 @@ class TrainOptions:
     augment: tuple[str, ...] = ()
     bandwidth: BandwidthRange | None = None
     prior: str = "uniform"
+    shares: tuple[float, ...] | None = None
     deadline_us: int = DEADLINE_US
     link: Link | None = None
     target: str | None = None
@@ -86,6 +88,7 @@ class TrainOptions:
             "augment": list(self.augment),
             "bandwidth": bandwidth,
             "prior": self.prior if self.prior in ("uniform", "log") else Path(self.prior).name,
+            "shares": None if self.shares is None else list(self.shares),
             "deadline_us": self.deadline_us,
             "link": None if self.link is None else self.link.name,
             "target": self.target,

@@ -110,9 +110,10 @@ class TorchGraph(nn.Module):
             todo.extend(self._nodes[self._writers[name]].reads)
         steps = sorted(needed)
         done: dict[int, list[str]] = {index: [] for index in steps}
-        for name, index in {name: index for index in steps for name in self._nodes[index].reads}.items():
+        last_reader = {name: index for index in steps for name in self._nodes[index].reads}
+        for name, reader in last_reader.items():
             if name != wanted:
-                done[index].append(name)  # its last reader
+                done[reader].append(name)
         return tuple((index, tuple(names)) for index, names in done.items())
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -93,6 +94,41 @@ class Widths:
     warnings: tuple[str, ...] = ()
 
 
+def given_probabilities(points: Sequence[PlanPoint], shares: Sequence[float]) -> Widths:
+    """Return how often each count is sent as somebody says it, the same at each point.
+
+    Args:
+        points: Their counts.
+        shares: Of the counts, from 0 up, in any unit.
+
+    Raises:
+        ClioError: there are more or fewer of them than counts.
+    """
+    for point in points:
+        if len(shares) != len(point.slices):
+            counts = ",".join(map(str, point.slices))
+            message = f"{len(shares)} shares for the {len(point.slices)} counts {counts} of '{point.name}'"
+            raise ClioError(message, "--shares", "give one per count")
+    total = math.fsum(shares)
+    return Widths({point.name: _floored([share / total for share in shares]) for point in points})
+
+
+def parse_shares(text: str) -> tuple[float, ...]:
+    """Return the shares of ``1,2,4``.
+
+    Raises:
+        ClioError: these are no numbers from 0 up, or all of them 0.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(re.fullmatch(r"[0-9]+(\.[0-9]+)?", part, re.ASCII) for part in parts) or not any(
+        map(float, parts)
+    ):
+        raise ClioError(
+            f"'{text}' are no shares", "--shares", "give a number from 0 up for each count, e.g. 1,2,4,4"
+        )
+    return tuple(map(float, parts))
+
+
 def slice_probabilities(
     points: Sequence[PlanPoint],
     prior: Prior | None,
@@ -116,7 +152,7 @@ def slice_probabilities(
         ClioError: The link does not reach the range, or the device has no time for a layer before a point.
     """
     if prior is None:
-        return Widths({point.name: _floored(_arrivals(point.slices)) for point in points})
+        return Widths({point.name: _floored(_nearest(point.slices)) for point in points})
     reached = prior if link is None else prior.within(link)
     costs = Costs(Stream() if link is None else link.transfer, deadline_ns=deadline_us * 1000)
     times = Times.of(profile) if profile else None
@@ -129,15 +165,15 @@ def slice_probabilities(
     return Widths(probabilities, tuple(warnings))
 
 
-def _arrivals(counts: Sequence[int]) -> list[float]:
-    """Probability of each count where all numbers of units are alike: those between two counts are sent as the lower.
+def _nearest(counts: Sequence[int]) -> list[float]:
+    """Share of the numbers of units from 1 to the last count that each count is the nearest to.
 
     All counts alike would be another choice without a prior, and a worse one: they are close together where there are
-    few units, and what few units lose is most of the loss, so the network would learn little for many (MobileNetV2
-    cut after block 6 lost 8 points at 16 units while those at 1 and 2 rose).
+    few units, and what few units lose is most of the loss, so the network would learn little for many. Counting every
+    number for the count below, as they are sent, leaves next to nothing for the last.
     """
-    reached = [1, *counts[1:], counts[-1] + 1]
-    return [(after - count) / counts[-1] for count, after in pairwise(reached)]
+    edges = [counts[0] - 0.5, *(sum(pair) / 2 for pair in pairwise(counts)), counts[-1]]
+    return [(above - below) / (edges[-1] - edges[0]) for below, above in pairwise(edges)]
 
 
 def _floored(found: Sequence[float]) -> tuple[float, ...]:
