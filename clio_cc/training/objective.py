@@ -63,8 +63,9 @@ def draw_ways(
         local: Weight of the whole network on the device beside the points, 1 for as much as a point.
         samples: In the batch.
         rng: Of the draw.
-        sandwich: Take the smallest and the largest count in every batch, an equal part each, and draw the rest (the sandwich
-            rule: J. Yu, T. Huang, "Universally Slimmable Networks and Improved Training Techniques", ICCV 2019).
+        sandwich: Take the smallest and the largest count in every batch, a quarter of the point's samples each, and draw the
+            rest (the sandwich rule: J. Yu, T. Huang, "Universally Slimmable Networks and Improved Training Techniques",
+            ICCV 2019). Less than three samples are drawn.
     """
     weights = [*(1.0 for _ in shares), *([local] if local else [])]
     sizes = _systematic(weights, samples, rng)
@@ -73,7 +74,7 @@ def draw_ways(
         counts = sorted(share)
         if sandwich and len(counts) > 2 and sizes[number] > 2:
             taken = np.zeros(len(counts), int)
-            each = sizes[number] // 4
+            each = max(1, sizes[number] // 4)
             taken[0] = taken[-1] = each
             taken += _systematic([share[count] for count in counts], sizes[number] - 2 * each, rng)
         else:
