@@ -365,6 +365,14 @@ def test_too_little_memory_names_the_batch(tmp_path: Path, monkeypatch: pytest.M
     assert str(raised.value) == "out of memory with batches of 48 samples\n  hint: give --batch 24"
 
 
+def test_a_loss_that_is_no_number(tmp_path: Path) -> None:
+    with pytest.raises(ClioError) as raised:
+        train(small(tmp_path / "out", learning_rate=1e30), quiet)
+    assert str(raised.value) == (
+        "the loss is no longer a number in epoch 1 of 3\n  hint: give --learning-rate 2.5e+29"
+    )
+
+
 def test_without_pytorch_it_says_what_to_install(clio: Clio, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     done = clio("train", MODEL, "--data", CALIBRATION, "--partition", "block1")

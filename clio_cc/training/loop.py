@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from clio_cc.errors import ClioError
 from clio_cc.training.checkpoint import NAME as CHECKPOINT
 from clio_cc.training.checkpoint import Checkpoint, open_checkpoint
 from clio_cc.training.curves import TRAIN, draw_curves
@@ -172,6 +173,11 @@ class _Loop:
             )
             answers = network(x, ways)
             lost = self._losses(answers, original, batch.labels)
+            if not torch.isfinite(lost).all():
+                rate = f"{self.options.learning_rate / 4:g}"
+                raise ClioError(
+                    f"the loss is no longer a number in {stage}", hint=f"give --learning-rate {rate}"
+                )
             self.optimizer.zero_grad()
             lost.mean().backward()
             nn.utils.clip_grad_norm_(self.network.parameters(), STEEPEST)
