@@ -21,7 +21,7 @@ from clio_cc.compiler import front_end
 from clio_cc.errors import ClioError
 from clio_cc.passes.runner import run_passes
 from clio_cc.training.channels import channel_groups
-from clio_cc.training.checkpoint import NAME, Checkpoint, open_checkpoint
+from clio_cc.training.checkpoint import NAME, Checkpoint, find_checkpoint
 from clio_cc.training.data import Dataset
 from clio_cc.training.importance import taylor_importance
 from clio_cc.training.network import EPSILON, MOMENTUM, Point, RunningNorm, SlicedNetwork, Way
@@ -474,7 +474,7 @@ def test_checkpoint_comes_back(tmp_path: Path) -> None:
     folder = tmp_path / "not" / "there"
     made = saved(folder)
     assert [path.name for path in folder.iterdir()] == [NAME]
-    found = open_checkpoint(folder, OPTIONS, "digest", resume=True)
+    found = find_checkpoint(folder, resume=True)
     assert found is not None
     assert torch.equal(found.network.pop("weight"), made.network.pop("weight"))
     assert (found.options, found.data, found.epoch, found.optimizer, found.rows) == (
@@ -485,33 +485,41 @@ def test_checkpoint_comes_back(tmp_path: Path) -> None:
         made.rows,
     )
     replace(found, epoch=3).save(folder)
-    again = open_checkpoint(folder, OPTIONS, "digest", resume=True)
+    again = find_checkpoint(folder, resume=True)
     assert again is not None and again.epoch == 3
 
 
 def test_nothing_to_resume(tmp_path: Path) -> None:
-    assert open_checkpoint(tmp_path, OPTIONS, "digest", resume=False) is None
-    assert words(lambda: open_checkpoint(tmp_path, OPTIONS, "digest", resume=True)) == (
+    assert find_checkpoint(tmp_path, resume=False) is None
+    assert words(lambda: find_checkpoint(tmp_path, resume=True)) == (
         f"{tmp_path}/checkpoint.pt: no such file: there is nothing to resume\n  hint: leave --resume out to begin"
+    )
+
+
+def test_output_folder_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("mine")
+    assert words(lambda: find_checkpoint(tmp_path / "out", resume=False)) == (
+        f"{tmp_path}/out: is not a folder\n  hint: give another --out"
     )
 
 
 def test_interrupted_training_is_not_passed_over(tmp_path: Path) -> None:
     saved(tmp_path)
-    assert words(lambda: open_checkpoint(tmp_path, OPTIONS, "digest", resume=False)) == (
+    assert words(lambda: find_checkpoint(tmp_path, resume=False)) == (
         f"{tmp_path}/checkpoint.pt: an interrupted training is there\n"
         "  hint: go on with --resume, delete the file, or give another --out"
     )
 
 
 def test_checkpoint_of_another_training(tmp_path: Path) -> None:
-    saved(tmp_path)
+    found = saved(tmp_path)
+    found.refuse_other(OPTIONS, "digest", tmp_path)
     changed = OPTIONS | {"augment": ["flip", "zoom"], "link": "wifi"}
-    assert words(lambda: open_checkpoint(tmp_path, changed, "digest", resume=True)) == (
+    assert words(lambda: found.refuse_other(changed, "digest", tmp_path)) == (
         f"{tmp_path}/checkpoint.pt: was made with other options: augment was ['flip'], is ['flip', 'zoom']\n"
         "  hint: give the same options, or another --out"
     )
-    assert words(lambda: open_checkpoint(tmp_path, OPTIONS, "another", resume=True)) == (
+    assert words(lambda: found.refuse_other(OPTIONS, "another", tmp_path)) == (
         f"{tmp_path}/checkpoint.pt: was made with other data or another model\n"
         "  hint: give the same files, or another --out"
     )
@@ -531,7 +539,7 @@ def test_checkpoint_of_another_training(tmp_path: Path) -> None:
 def test_damaged_checkpoint(tmp_path: Path, damage: Callable[[Path], None]) -> None:
     saved(tmp_path)
     damage(tmp_path / NAME)
-    assert words(lambda: open_checkpoint(tmp_path, OPTIONS, "digest", resume=True)) == (
+    assert words(lambda: find_checkpoint(tmp_path, resume=True)) == (
         f"{tmp_path}/checkpoint.pt: is not a checkpoint of this version\n  hint: delete it to begin again"
     )
 

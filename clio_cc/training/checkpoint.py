@@ -41,19 +41,31 @@ class Checkpoint:
         torch.save({"schema": SCHEMA, **vars(self)}, temporary)
         temporary.replace(folder / NAME)
 
+    def refuse_other(self, options: dict[str, Any], data: str, folder: Path) -> None:
+        """Raise ClioError if it is of a training with other options, data or model than these."""
+        where = str(folder / NAME)
+        differing = [name for name, value in options.items() if self.options.get(name) != value]
+        if differing:
+            before, now = self.options.get(differing[0]), options[differing[0]]
+            message = f"was made with other options: {differing[0]} was {before!r}, is {now!r}"
+            raise ClioError(message, where, "give the same options, or another --out")
+        if self.data != data:
+            hint = "give the same files, or another --out"
+            raise ClioError("was made with other data or another model", where, hint)
 
-def open_checkpoint(folder: Path, options: dict[str, Any], data: str, *, resume: bool) -> Checkpoint | None:
+
+def find_checkpoint(folder: Path, *, resume: bool) -> Checkpoint | None:
     """Return where an interrupted training stood; None to begin.
 
     Args:
         folder: Of the output.
-        options: As recorded, of this training.
-        data: Digest of model and samples, of this training.
         resume: Go on.
 
     Raises:
-        ClioError: there is one and `resume` is not set, or none and it is; or it is of another training.
+        ClioError: there is one and `resume` is not set, or none and it is; or the folder is none.
     """
+    if folder.exists() and not folder.is_dir():
+        raise ClioError("is not a folder", str(folder), "give another --out")
     path = folder / NAME
     if not path.exists():
         if resume:
@@ -62,27 +74,14 @@ def open_checkpoint(folder: Path, options: dict[str, Any], data: str, *, resume:
             )
         return None
     if not resume:
-        raise ClioError(
-            "an interrupted training is there",
-            str(path),
-            "go on with --resume, delete the file, or give another --out",
-        )
+        hint = "go on with --resume, delete the file, or give another --out"
+        raise ClioError("an interrupted training is there", str(path), hint)
     try:
         found = torch.load(path, weights_only=True)
         if found.pop("schema") != SCHEMA:
             raise ValueError
-        checkpoint = Checkpoint(**found)
+        return Checkpoint(**found)
     except Exception as error:  # unpickling a damaged file raises anything
         raise ClioError(
             "is not a checkpoint of this version", str(path), "delete it to begin again"
         ) from error
-    differing = [name for name, value in options.items() if checkpoint.options.get(name) != value]
-    if differing:
-        before, now = checkpoint.options.get(differing[0]), options[differing[0]]
-        message = f"was made with other options: {differing[0]} was {before!r}, is {now!r}"
-        raise ClioError(message, str(path), "give the same options, or another --out")
-    if checkpoint.data != data:
-        raise ClioError(
-            "was made with other data or another model", str(path), "give the same files, or another --out"
-        )
-    return checkpoint

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from clio_cc.errors import ClioError
 from clio_cc.training.checkpoint import NAME as CHECKPOINT
-from clio_cc.training.checkpoint import Checkpoint, open_checkpoint
+from clio_cc.training.checkpoint import Checkpoint, find_checkpoint
 from clio_cc.training.curves import TRAIN, draw_curves
 from clio_cc.training.data import Batch
 from clio_cc.training.network import SlicedNetwork, Way
@@ -78,10 +78,11 @@ def train(options: TrainOptions, progress: Progress) -> Training:
         ClioError: the input is at fault, or memory is short.
     """
     with open_session(options.device, options.seed) as session, saying_batch_size(options.batch):
+        checkpoint = find_checkpoint(options.out, resume=options.resume)
         start = prepare(options, progress)
-        checkpoint = open_checkpoint(options.out, options.recorded(), start.digest, resume=options.resume)
         loop = _Loop(options, start, session, progress)
         if checkpoint is not None:
+            checkpoint.refuse_other(options.recorded(), start.digest, options.out)
             loop.restore(checkpoint)
         loop.run()
         if session.first:
@@ -99,14 +100,11 @@ class _Loop:
             TorchGraph(start.model), [cut.module() for cut in start.cuts], start.answer
         )
         self.network = _to(self.network, session.device)
-        self.network.settle(
-            torch.from_numpy(next(iter(start.calibration.take(SETTLED).inputs.values()))).to(session.device)
-        )
+        (x,) = start.calibration.take(SETTLED).inputs.values()
+        self.network.settle(torch.from_numpy(x).to(session.device))
         self.rows: list[Row] = []
         self.epoch = 0
         self.optimizer = self._optimizer()
-
-    # --- rounding
 
     @property
     def rounded_from(self) -> int:
@@ -165,26 +163,26 @@ class _Loop:
         for step, batch in enumerate(batches):
             self.progress(stage, step, steps)
             self._set_rate((self.epoch * steps + step) / (options.epochs * steps))
-            x = _channels_last(batch.x)
-            with torch.no_grad():
-                original = self._original(x, batch.labels)
-            ways = draw_ways(
-                self.start.shares, float(self.start.local), len(x), rng, sandwich=options.sandwich
-            )
-            answers = network(x, ways)
-            lost = self._losses(answers, original, batch.labels)
-            if not torch.isfinite(lost).all():
-                rate = f"{self.options.learning_rate / 4:g}"
-                raise ClioError(
-                    f"the loss is no longer a number in {stage}", hint=f"give --learning-rate {rate}"
-                )
-            self.optimizer.zero_grad()
-            lost.mean().backward()
-            nn.utils.clip_grad_norm_(self.network.parameters(), STEEPEST)
-            self.optimizer.step()
-            _add(tally, ways, lost.detach(), answers.detach(), right_classes(original, batch.labels))
+            local = float(self.start.local)
+            ways = draw_ways(self.start.shares, local, len(batch.x), rng, sandwich=options.sandwich)
+            self._step(network, batch, ways, tally)
         self.progress(stage, steps, steps)
         return tally.rows(self.epoch + 1, TRAIN)
+
+    def _step(self, network: nn.Module, batch: Batch, ways: Sequence[Way], tally: Tally) -> None:
+        x = _channels_last(batch.x)
+        with torch.no_grad():
+            original = self._original(x, batch.labels)
+        answers = network(x, ways)
+        lost = self._losses(answers, original, batch.labels)
+        if not torch.isfinite(lost).all():
+            hint = f"give --learning-rate {self.options.learning_rate / 4:g}"
+            raise ClioError(f"the loss is no longer a number in epoch {self.epoch + 1}", hint=hint)
+        self.optimizer.zero_grad()
+        lost.mean().backward()
+        nn.utils.clip_grad_norm_(self.network.parameters(), STEEPEST)
+        self.optimizer.step()
+        _add(tally, ways, lost.detach(), answers.detach(), right_classes(original, batch.labels))
 
     def _distributed(self) -> nn.Module:
         if self.session.processes == 1:
