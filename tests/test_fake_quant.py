@@ -250,6 +250,16 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Start:
     )
 
 
+def test_equalized_network_answers_as_before(start: Start) -> None:
+    """Ranges are made even before rounding; what the network computes stays the same."""
+    feeds = {name: torch.from_numpy(x) for name, x in start.calibration.take(16).inputs.items()}
+    before, after = TorchGraph(start.original), TorchGraph(start.model)
+    wanted = before.run(feeds, start.answer)
+    torch.testing.assert_close(after.run(feeds, start.answer), wanted, atol=1e-4, rtol=1e-4)
+    changed = [name for name, w in after.trained().items() if not np.array_equal(w, before.trained()[name])]
+    assert changed
+
+
 @pytest.fixture(scope="module", params=[8, 4])
 def both(request: pytest.FixtureRequest, start: Start, tmp_path_factory: pytest.TempPathFactory) -> Both:
     torch.manual_seed(request.param)

@@ -88,10 +88,6 @@ def draw_ways(
 def _systematic(weights: Sequence[float], samples: int, rng: np.random.Generator) -> np.ndarray:
     """How many of the samples fall to each weight: one random start, then even steps."""
     edges = np.cumsum(np.asarray(weights, np.float64) / sum(weights)) * samples
-    edges[-1] = samples
-    start = rng.random()
-    return (
-        np.diff(np.floor(np.concatenate([[0.0], edges]) + start)).astype(int)
-        if samples
-        else np.zeros(len(weights), int)
-    )
+    edges[-1] = samples  # whatever the sum was rounded to
+    steps = np.floor(np.concatenate([[0.0], edges]) + rng.random())
+    return np.diff(steps).astype(int)

@@ -30,7 +30,7 @@ from clio_cc.training.network import Point
 from clio_cc.training.torch_graph import with_weights
 
 UNIT = 2.0**-7  # scale of units within -1 … 1
-HEADS_WORK = 2e10
+HEADS_WORK = 2e10  # multiply-accumulates for the normal equations of a point's heads
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +42,9 @@ class Cut:
         made_of: At the tensor that units are made of.
         counts: Ascending.
         encoder: Of as many units as the last of them.
+        heads_weight: Per count, ``[channels, count, window, window]`` of an image, ``[channels, count]`` of a vector.
+        heads_bias: Per count, ``[channels]``.
+        bounds: Of the activation between the two tensors, or None.
     """
 
     point: PartitionPoint
@@ -50,6 +53,7 @@ class Cut:
     encoder: Encoder
     heads_weight: tuple[Float, ...]
     heads_bias: tuple[Float, ...]
+    bounds: tuple[float, float] | None
 
     def module(self) -> Point:
         """Return the trainable form."""
@@ -62,8 +66,6 @@ class Cut:
             (self.encoder.weight, self.encoder.bias),
             (self.heads_weight, self.heads_bias),
         )
-
-    bounds: tuple[float, float] | None = None
 
 
 def closed_form(
