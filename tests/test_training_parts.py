@@ -456,6 +456,17 @@ def test_settled_network_answers_as_before() -> None:
     assert all((norm.mean != 0).all() for each in network.points for norm in each.norms)
 
 
+def test_what_is_settled_does_not_follow_what_settles_it() -> None:
+    network, x = toy(), inputs(16)
+    training = toy().train()
+    training.load_state_dict(network.state_dict())
+    network.settle(x)
+    training.settle(x)
+    assert training.training
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, training.state_dict()[name]), name
+
+
 # --- checkpoints ---------------------------------------------------------------------------------------
 
 OPTIONS: dict[str, Any] = {"epochs": 3, "augment": ["flip"], "link": None}

@@ -179,9 +179,12 @@ class SlicedNetwork(nn.Module):
 
     def settle(self, x: Tensor) -> None:
         """Set the statistics of all heads to what they are for some inputs, and leave what the heads restore as it is."""
+        training = self.training
+        self.eval()  # what is measured must not follow what measures it
         with torch.no_grad():
             for number, point in enumerate(self.points):
                 point.settle(self.units(x, number))
+        self.train(training)
 
     def forward(self, x: Tensor, ways: Sequence[Way]) -> Tensor:
         """Return the answers, ``[n, ...]``, in the order of the samples.
