@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -203,6 +204,40 @@ def test_several_processes(tmp_path: Path) -> None:
         "model.onnx",
         "training.jsonl",
     ]
+
+
+def test_training_goes_on_from_an_earlier_one(trained: Training, tmp_path: Path) -> None:
+    model = trained.out / "model.onnx"
+    again = TrainOptions(
+        model,
+        CALIBRATION,
+        tmp_path / "out",
+        "block1",
+        validation=TEST,
+        epochs=1,
+        rounded_epochs=1,
+        learning_rate=1e-6,
+    )
+    before, after = values(trained.rows), values(train(again, quiet).rows)
+    assert sorted(after) == [("block1", count) for count in (1, 2, 4, 8)]
+    assert all(
+        abs(after[key] - before[key]) < 0.02 for key in after
+    )  # formats are chosen anew; closed form: 0.2 less
+    for changes, message in (
+        (
+            {"slices": "1,4"},
+            "--slices: 'block1' was trained for 1,2,4,8 units already\n"
+            "  hint: give 1,2,4,8, or the network as it was before",
+        ),
+        (
+            {"prune": 0.2},
+            "model.onnx, --prune: was trained for slices already: channels can only be removed before\n"
+            "  hint: train the network as it was before",
+        ),
+    ):
+        with pytest.raises(ClioError) as raised:
+            train(dataclasses.replace(again, **changes), quiet)
+        assert str(raised.value) == message
 
 
 # --- what can be asked for -----------------------------------------------------------------------------------

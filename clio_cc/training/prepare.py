@@ -27,8 +27,9 @@ from clio_cc.packing import UNIT_BITS, packed_bytes
 from clio_cc.partition import PartitionPoint
 from clio_cc.profile import modelled
 from clio_cc.slicing import MOST_CHANNELS, Answer
-from clio_cc.split import Slicing, parse_slices, unit_counts
+from clio_cc.split import Slicing, parse_slices, refuse_other_graph, unit_counts
 from clio_cc.targets import find_target
+from clio_cc.trained import Trained, read_trained
 from clio_cc.training.channels import channel_groups, remove_channels
 from clio_cc.training.data import Dataset
 from clio_cc.training.importance import taylor_importance
@@ -92,8 +93,9 @@ def prepare(options: TrainOptions, progress: Progress) -> Start:
     if AUTO in split_names(options.partition):
         hint = "name the partition points; 'clio-cc inspect MODEL' lists them"
         raise ClioError("training needs to know where the network will be cut", "--partition", hint)
+    before = _trained_before(original, options)
     asked = named_cuts(original, options.partition)
-    _counts(original, asked.points, options.slices)  # refused before the samples are read
+    _counts(original, asked.points, options.slices, before)  # refused before the samples are read
     samples = load_samples(original, options.data, scale=options.image_scale)
     answer, kind = _answer(original, samples)
     held = (
@@ -106,7 +108,7 @@ def prepare(options: TrainOptions, progress: Progress) -> Start:
     calibration = samples.take(CALIBRATION)
     model = _compressed(original, asked, options, calibration, answer, kind)
     cuts = named_cuts(model, options.partition)
-    counts = _counts(model, cuts.points, options.slices)
+    counts = _counts(model, cuts.points, options.slices, before)
     if options.rounded_epochs:
         model = equalized(model, cuts.points, calibration, local=cuts.local)
     widths = _shares(model, cuts.points, counts, options)
@@ -115,7 +117,14 @@ def prepare(options: TrainOptions, progress: Progress) -> Start:
         original,
         model,
         tuple(
-            closed_form(model, cuts.points, counts, calibration, _stage(progress, "splitting in closed form"))
+            closed_form(
+                model,
+                cuts.points,
+                counts,
+                calibration,
+                _stage(progress, "splitting in closed form"),
+                before,
+            )
         ),
         cuts.local,
         tuple(
@@ -150,6 +159,19 @@ def _check_options(options: TrainOptions) -> None:
         find_target(options.target)
 
 
+def _trained_before(model: ir.Model, options: TrainOptions) -> Trained | None:
+    """What an earlier training left in the file: this one goes on from there."""
+    trained = read_trained(options.model)
+    if trained is None:
+        return None
+    refuse_other_graph(model, trained, options.model.name)
+    if trained.points and (options.prune or options.width < 1):
+        message = "was trained for slices already: channels can only be removed before"
+        where = "--prune" if options.prune else "--width"
+        raise ClioError(message, f"{options.model.name}, {where}", "train the network as it was before")
+    return trained
+
+
 def _stage(progress: Progress, stage: str) -> Steps:
     return lambda done, of: progress(stage, done, of)
 
@@ -158,7 +180,9 @@ def _macs(model: ir.Model) -> int:
     return sum(graph.known_macs(node) for node in model.graph)
 
 
-def _counts(model: ir.Model, points: Sequence[PartitionPoint], slices: str) -> dict[str, tuple[int, ...]]:
+def _counts(
+    model: ir.Model, points: Sequence[PartitionPoint], slices: str, before: Trained | None
+) -> dict[str, tuple[int, ...]]:
     """Unit counts by name of a point."""
     wanted = parse_slices(slices)
     for point in points:
@@ -173,7 +197,16 @@ def _counts(model: ir.Model, points: Sequence[PartitionPoint], slices: str) -> d
             message = f"{wanted[-1]} units of '{point.name}', which has {channels} channels"
             raise ClioError(message, "--slices", f"give counts from 1 to {channels}")
     macs = _macs(model)
-    return {point.name: unit_counts(point, macs, Slicing(wanted)) for point in points}
+    counts = {point.name: unit_counts(point, macs, Slicing(wanted)) for point in points}
+    for trained in () if before is None else before.points:
+        if trained.name not in counts:
+            continue
+        if wanted is not None and counts[trained.name] != trained.counts:
+            had = ",".join(map(str, trained.counts))
+            message = f"'{trained.name}' was trained for {had} units already"
+            raise ClioError(message, "--slices", f"give {had}, or the network as it was before")
+        counts[trained.name] = trained.counts
+    return counts
 
 
 def _answer(model: ir.Model, samples: Samples) -> tuple[str, Answer]:

@@ -15,16 +15,17 @@ import onnx_ir as ir
 from clio_cc import graph
 from clio_cc.calibrate import Progress, Samples, Statistics, calibrate
 from clio_cc.cloud import activation_bounds
-from clio_cc.heads import choose_window, fit_heads
+from clio_cc.heads import Heads, choose_window, fit_heads
 from clio_cc.lower import lower
-from clio_cc.ordering import best_units
+from clio_cc.ordering import best_units, form_at
 from clio_cc.partition import PartitionPoint
 from clio_cc.qformat import quantize
 from clio_cc.quantization.equalize import equalize
 from clio_cc.quantization.formats import activation_scale, power_at_least, weight_scales
 from clio_cc.quantization.functions import clamp_bounds
 from clio_cc.quantization.layers import ConvLayer, Float, Network, SoftmaxLayer
-from clio_cc.slicing import Encoder
+from clio_cc.slicing import Encoder, trained_encoder
+from clio_cc.trained import Trained, TrainedPoint
 from clio_cc.training.fake_quant import FakeQuant
 from clio_cc.training.network import Point
 from clio_cc.training.torch_graph import with_weights
@@ -74,8 +75,9 @@ def closed_form(
     counts: Mapping[str, Sequence[int]],
     samples: Samples,
     progress: Progress,
+    before: Trained | None = None,
 ) -> list[Cut]:
-    """Return encoders and heads without training.
+    """Return encoders and heads without training; at points that were trained before, as they were left.
 
     Args:
         model: The canonical float graph.
@@ -83,35 +85,50 @@ def closed_form(
         counts: Unit counts by name of a point, ascending.
         samples: To fit on.
         progress: Told (points done, points).
+        before: What an earlier training found, for the same counts.
     """
     cuts = []
     for number, point in enumerate(points):
         progress(number, len(points))
+        trained = None if before is None else before.point(point.name)
+        if trained is not None:
+            cuts.append(_as_trained(model, point, trained))
+            continue
         chosen = tuple(counts[point.name])
         found = best_units(model, point, samples, method="auto", weighting="sensitivity", formats_differ=True)
         encoder = _as_rotation(found.encoder.first(chosen[-1]), found.values)
         made = np.moveaxis(np.tensordot(found.values, encoder.weight, (1, 1)) + encoder.bias, -1, 1)
-        units, channels = made.shape[1], found.point.shape[1]
-        window = choose_window(units, channels, len(chosen), found.point.shape[2:])
+        window = choose_window(made.shape[1], found.point.shape[1], len(chosen), found.point.shape[2:])
         heads = fit_heads(
             quantize(made, UNIT), UNIT, found.values, chosen, window, prior=encoder.decoder, work=HEADS_WORK
         )
-        shaped = heads.weight[1:].reshape(
-            len(chosen), channels, units, *([window] * 2 if made.ndim == 4 else [])
-        )
-        cuts.append(
-            Cut(
-                point,
-                found.point,
-                chosen,
-                encoder,
-                tuple(shaped[row][:, :count] for row, count in enumerate(chosen)),
-                tuple(heads.bias[1:]),
-                activation_bounds(model, point.tensor),
-            )
-        )
+        cuts.append(_cut(model, point, found.point, encoder, heads))
     progress(len(points), len(points))
     return cuts
+
+
+def _as_trained(model: ir.Model, point: PartitionPoint, trained: TrainedPoint) -> Cut:
+    made_of = form_at(model, point, trained.tensor)
+    assert made_of is not None, "checked when it was read"
+    return _cut(model, point, made_of, trained_encoder(trained.weight, trained.bias), trained.heads)
+
+
+def _cut(
+    model: ir.Model, point: PartitionPoint, made_of: PartitionPoint, encoder: Encoder, heads: Heads
+) -> Cut:
+    """Heads of a table as one array per count."""
+    rows, channels, _ = heads.weight.shape
+    window = [heads.window] * 2 if len(point.shape) == 4 else []
+    shaped = heads.weight.reshape(rows, channels, -1, *window)
+    return Cut(
+        point,
+        made_of,
+        heads.counts,
+        encoder,
+        tuple(shaped[row][:, :count] for row, count in enumerate(heads.counts, 1)),
+        tuple(heads.bias[1:]),
+        activation_bounds(model, point.tensor),
+    )
 
 
 def _as_rotation(encoder: Encoder, values: Float) -> Encoder:
