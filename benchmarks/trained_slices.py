@@ -98,7 +98,7 @@ class Case:
         tune: Of a training of the whole network in float, which everything but the trained splits begins with; None for
             the network as it is.
         jpeg: Of the fine-tuning on JPEGs.
-        narrow: Points whose device's half a narrower network may take as long as.
+        narrow: Of the training of a narrower network, by the point whose device's half it may take as long as.
         over_jpeg: The split is to be ahead of fine-tuned JPEG at every size of it.
         below: Most points of accuracy that a cut may lose against the float network, by point and count.
         trial: Accuracy to beat, and by how much, by point and count.
@@ -114,7 +114,7 @@ class Case:
     tuned: tuple[int, ...]
     options: Mapping[str, Any]
     jpeg: Mapping[str, Any]
-    narrow: tuple[str, ...] = ()
+    narrow: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     separate: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     tune: Mapping[str, Any] | None = None
     over_jpeg: bool = False
@@ -133,7 +133,7 @@ CASES: Mapping[str, Case] = {
         ("features.6", "features.10", "features.13"),
         (1, 2, 4, 8, 12, 16),
         QUALITIES,
-        (5, 10, 20, 30),
+        (5, 10, 20),
         {
             "epochs": 8,
             "rounded_epochs": 2,
@@ -141,9 +141,9 @@ CASES: Mapping[str, Case] = {
             "shares": (1, 2, 4, 4, 4, 1),
         },
         _FLOAT | {"epochs": 3},
-        ("features.10",),
-        # As many epochs for one point as for all would be three times the work: done for one of them.
-        separate={"features.6": _SHORT, "features.13": _SHORT},
+        {"features.10": {"epochs": 4, "rounded_epochs": 1}},
+        # As many epochs for each point alone as for all together would be three times the work: so for one of them.
+        separate={"features.10": _SHORT, "features.13": _SHORT},
         over_jpeg=True,
         below={
             ("features.10", 12): 0.5,
@@ -392,10 +392,10 @@ class Bench:
         """Narrower networks that take the device as long as its half of each cut does."""
         closed = {row.partition: row.device_macs for row in self.rows(CLOSED)}
         model = front_end(self.model)
-        for name in self.case.narrow:
+        for name, narrow in self.case.narrow.items():
             most = closed[name]
             width = width_within(model, most)
-            options = {"partition": LOCAL, "width": width}
+            options = {"partition": LOCAL, "width": width, "shares": None, **narrow}
             trained = self.trained(f"width-{width:.3f}", options)
             value, macs = self.integer_accuracy(trained), macs_of(front_end(trained))
             if macs > most:
