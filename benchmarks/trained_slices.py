@@ -9,7 +9,7 @@ onnxruntime. Nothing is chosen by the test images. Parts:
 
   trained       all cuts on one trunk, trained together
   separate      a network trained for each cut alone
-  4-bit         as trained, with units of 4 bits
+  4-bit         the trained network, trained on with units of 4 bits
   closed-form   the same cuts and counts without training, as compile makes them
   jpeg          the image as a JPEG without its header (4:2:0): the network in float as it is, and fine-tuned on its quality
   fewer-bits    all channels at the cut with fewer bits (JALAD, ICPADS'18), device's half in float
@@ -124,6 +124,7 @@ class Case:
 
 _FLOAT = {"partition": LOCAL, "rounded_epochs": 0}
 _SHORT = {"epochs": 3, "rounded_epochs": 1}
+_ROUNDED = {"epochs": 2, "rounded_epochs": 2}
 CASES: Mapping[str, Case] = {
     "mobilenetv2": Case(
         "models/mobilenetv2_imagenette96.onnx",
@@ -348,7 +349,9 @@ class Bench:
         if part == TRAINED:
             yield from self.split(part, "joint", self.trained("joint", {"partition": every}), every)
         elif part == FOUR_BITS:
-            model = self.trained("joint-4-bit", {"partition": every, "unit_bits": 4})
+            joint = self.trained("joint", {"partition": every})
+            options = {"model": joint, "partition": every, "unit_bits": 4, **_ROUNDED}
+            model = self.trained("joint-4-bit", options)
             yield from self.split(part, "joint-4-bit", model, every)
         elif part == CLOSED:
             yield from self.split(part, "closed-form", self.model, every)
