@@ -142,7 +142,7 @@ CASES: Mapping[str, Case] = {
             "shares": (1, 2, 4, 4, 4, 1),
         },
         _FLOAT | {"epochs": 3},
-        {"features.10": {"epochs": 4, "rounded_epochs": 1}},
+        {"features.10": _SHORT},
         # As many epochs for each point alone as for all together would be three times the work: so for one of them.
         separate={"features.10": _SHORT, "features.13": _SHORT},
         over_jpeg=True,

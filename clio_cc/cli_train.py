@@ -36,7 +36,7 @@ def train_command(
         Path | None,
         typer.Option(help="Samples to watch, not trained on.", show_default=False),
     ] = None,
-    image_scale: Annotated[float, typer.Option(help="Divide pixels of images by this.")] = 1.0,
+    image_scale: Annotated[float, typer.Option(help="Divide pixels of images by this.", min=1e-9)] = 1.0,
     augment: Annotated[
         str, typer.Option(help="What is done to images: some of flip,shift,zoom, or none.")
     ] = "none",
@@ -126,6 +126,7 @@ def train_command(
         device,
         resume,
     )
+    from clio_cc.training.checkpoint import NAME as CHECKPOINT
     from clio_cc.training.loop import train
 
     others = os.environ.get("RANK", "0") != "0"  # processes of torchrun that must not print
@@ -133,7 +134,9 @@ def train_command(
         try:
             found = train(options, progress)
         except KeyboardInterrupt:
-            raise ClioError("interrupted", hint="the same command with --resume goes on") from None
+            kept = (out / CHECKPOINT).exists()
+            hint = "the same command with --resume goes on" if kept else "the same command begins again"
+            raise ClioError("interrupted", hint=hint) from None
     if others:
         return
     for warning in found.warnings:

@@ -239,7 +239,8 @@ class _Quantizer:
         given = self.given.weight_scales.get(layer.output)
         if given is not None:
             return self.given_conv(layer, given, exact, steps)
-        if layer.output in self.given.scales:
+        as_given = layer.output in self.given.scales
+        if as_given and layer.kind.split("+")[0] in ("Conv", "Gemm"):
             raise ValueError("the scale of its output is given, those of its weights are not")
         x = self.tensors[layer.inputs[0]]
         fields = _fields(layer, steps)
@@ -271,7 +272,8 @@ class _Quantizer:
             linear.reshape(acc.shape).mean(axis=axes, dtype=np.float64)
             - acc.mean(axis=axes, dtype=np.float64) * step
         )
-        correction = np.floor(missing / step + 0.5).astype(np.int64)
+        # A constant for each channel was trained without formats of its own: to correct it would be to change it.
+        correction = np.floor(missing / step + 0.5).astype(np.int64) * (not as_given)
         op = emit_conv(layer, x, output, weight, scale, bias + correction, self.mode)
         got = op.requantize.apply(acc + correction.astype(np.int32))
         return op, wanted, got.reshape(len(got), *layer.shape)

@@ -75,7 +75,7 @@ def print_trained(result: Training) -> None:
             row["partition"],
             row["slices"] or "",
             f"{row['loss']:.4f}",
-            "" if row["value"] is None else f"{row['value']:.4f}",
+            *([] if row["value"] is None else [f"{row['value']:.4f}"]),
         )
         for row in result.rows
     ]
@@ -84,11 +84,8 @@ def print_trained(result: Training) -> None:
         print(f"pruned to {now:,} of {before:,} multiply-accumulates ({now / before:.0%})")
     if rows:
         last = result.rows[0]
-        print_table(
-            f"After epoch {last['epoch']}, {last['set']} data",
-            ("partition", "slices", "loss", last["metric"]),
-            rows,
-        )
+        heads = ("partition", "slices", "loss", last["metric"])
+        print_table(f"After epoch {last['epoch']}, {last['set']} data", heads[: len(rows[0])], rows)
     print(f"wrote {result.out}/: model.onnx for `clio-cc compile`, training.jsonl, curves.png")
 
 

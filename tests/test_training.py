@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from conftest import Done
@@ -21,9 +22,11 @@ from clio_cc import graph
 from clio_cc.compiler import Options, compile_model, front_end
 from clio_cc.errors import ClioError
 from clio_cc.evaluate import evaluate
+from clio_cc.terminal import print_trained
 from clio_cc.trained import read_trained
 from clio_cc.training.loop import Training, train
 from clio_cc.training.settings import TrainOptions
+from clio_cc.units import BandwidthRange
 
 TEST = FOLDER / "digits-test.npz"
 Clio = Callable[..., Done]
@@ -330,6 +333,11 @@ def test_a_prior_says_which_counts_matter(tmp_path: Path, clio: Clio) -> None:
             "  hint: name the partition points; 'clio-cc inspect MODEL' lists them",
         ),
         (
+            {"bandwidth": BandwidthRange(1, 2), "shares": (1.0, 2.0)},
+            {},
+            "--shares: a bandwidth and --shares both say how often each count is sent\n  hint: give one of them",
+        ),
+        (
             {"slices": "1,17"},
             {},
             "--slices: 17 units of 'block1', which has 16 channels\n  hint: give counts from 1 to 16",
@@ -372,6 +380,105 @@ def test_bad_input(tmp_path: Path, changes: dict[str, Any], arrays: dict[str, An
         train(TrainOptions(MODEL, data, tmp_path / "out", **fields), quiet)
     assert str(raised.value) == message.replace("DATA", str(data))
     assert not (tmp_path / "out").exists()  # nothing half-written
+
+
+def test_the_network_to_train_is_not_overwritten(tmp_path: Path) -> None:
+    model = tmp_path / "model.onnx"
+    model.write_bytes(MODEL.read_bytes())
+    with pytest.raises(ClioError) as raised:
+        train(TrainOptions(model, CALIBRATION, tmp_path, "block1", "2,4", epochs=1), quiet)
+    assert str(raised.value) == (
+        f"{model}: is the network to train, which would be overwritten\n  hint: give another --out"
+    )
+    assert model.read_bytes() == MODEL.read_bytes()
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "out/model.onnx").mkdir(parents=True)
+    for out, message in (
+        ("file", "file: is not a folder"),
+        ("file/out", "file/out: cannot be written"),
+        ("out", "out/model.onnx: is a folder"),
+    ):
+        with pytest.raises(ClioError) as raised:
+            train(TrainOptions(MODEL, CALIBRATION, tmp_path / out, "block1", "2,4", epochs=1), quiet)
+        assert str(raised.value) == f"{tmp_path}/{message}\n  hint: give another --out"
+
+
+TWO_OUTPUTS = """<ir_version: 8, opset_import: ["" : 17]> g (float[1,2,4,4] x) => (float[1,3,4,4] y, float[1,3,4,4] z)
+<float[3,2,1,1] w, float[3,3,1,1] v> { a = Conv (x, w) b = Relu (a) y = Conv (b, v) z = Conv (b, v) }"""
+CONSTANT_ADD = """<ir_version: 8, opset_import: ["" : 17]> g (float[1,3,6,6] x) => (float[1,4] y)
+<float[4,3,3,3] w, float[1,4,1,1] k, float[4,4,1,1] v, float[4,4,1,1] u> {
+a = Conv <pads = [1, 1, 1, 1]> (x, w) b = Relu (a) c = Add (b, k) d = Conv (c, v) e = Relu (d) f = Conv (e, u)
+h = GlobalAveragePool (f) y = Flatten (h) }"""
+
+
+def write_random(path: Path, text: str) -> Path:
+    """A graph with random weights."""
+    model = onnx.parser.parse_model(text)
+    rng = np.random.default_rng(0)
+    for value in model.graph.value_info:  # all that is declared is a weight
+        shape = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        weight = rng.standard_normal(shape).astype(np.float32)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(weight, value.name))
+    del model.graph.value_info[:]
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def test_a_second_output_is_refused(tmp_path: Path) -> None:
+    model = write_random(tmp_path / "two.onnx", TWO_OUTPUTS)
+    np.savez(tmp_path / "x.npz", x=np.zeros((4, 2, 4, 4), np.float32))
+    with pytest.raises(ClioError) as raised:
+        train(TrainOptions(model, tmp_path / "x.npz", tmp_path / "out", "b", "1", epochs=1), quiet)
+    assert str(raised.value) == "two.onnx: has 2 outputs; a network of one output can be trained"
+
+
+def test_a_constant_for_each_channel(tmp_path: Path) -> None:
+    """Its layer has no trained weights, and what follows is the device's all the same."""
+    model = write_random(tmp_path / "add.onnx", CONSTANT_ADD)
+    rng = np.random.default_rng(1)
+    x, y = rng.standard_normal((64, 3, 6, 6)).astype(np.float32), rng.integers(0, 4, 64)
+    np.savez(tmp_path / "x.npz", x=x, y=y)
+    asked = TrainOptions(
+        model,
+        tmp_path / "x.npz",
+        tmp_path / "out",
+        "e",
+        "1,4",
+        validation=tmp_path / "x.npz",
+        epochs=2,
+        rounded_epochs=1,
+        batch=16,
+    )
+    found = train(asked, quiet)
+    result = compile_model(Options(tmp_path / "out/model.onnx", "stm32f7", tmp_path / "x.npz"), quiet)
+    assert not result.warnings
+    result.files.write(tmp_path / "clio-out")
+    rows = evaluate(tmp_path / "clio-out", tmp_path / "x.npz", baselines=False, progress=quiet).rows
+    assert {(row.partition, row.slices): row.value for row in rows} == values(found.rows)
+
+
+def test_labels_that_are_no_classes(tmp_path: Path) -> None:
+    model = write_random(
+        tmp_path / "map.onnx",
+        CONSTANT_ADD.replace("float[1,4] y", "float[1,4,6,6] y").replace(
+            "f = Conv (e, u)\nh = GlobalAveragePool (f) y = Flatten (h)", "y = Conv (e, u)"
+        ),
+    )
+    rng = np.random.default_rng(1)
+    np.savez(tmp_path / "x.npz", x=rng.standard_normal((8, 3, 6, 6)).astype(np.float32), y=np.arange(8))
+    asked = TrainOptions(
+        model, tmp_path / "x.npz", tmp_path / "out", "e", "1,4", epochs=1, rounded_epochs=0, batch=4
+    )
+    found = train(asked, quiet)
+    assert found.warnings == (
+        "labels y of x.npz are not used, as the model does not answer with class scores: "
+        "its own answers are what is learned",
+    )
+    assert {row["value"] for row in found.rows} == {None}
+    print_trained(found)
 
 
 def test_classes_of_folders_and_of_the_model(tmp_path: Path) -> None:

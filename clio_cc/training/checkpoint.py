@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,13 @@ class Checkpoint:
             raise ClioError("was made with other data or another model", where, hint)
 
 
+def probe(folder: Path) -> None:
+    """Raise ClioError if a folder cannot be written to, before the work and not after."""
+    holder = next(place for place in (folder, *folder.resolve().parents) if place.exists())
+    if not holder.is_dir() or not os.access(holder, os.W_OK | os.X_OK):
+        raise ClioError("cannot be written", str(folder), "give another --out")
+
+
 def find_checkpoint(folder: Path, *, resume: bool) -> Checkpoint | None:
     """Return where an interrupted training stood; None to begin.
 
@@ -66,6 +74,7 @@ def find_checkpoint(folder: Path, *, resume: bool) -> Checkpoint | None:
     """
     if folder.exists() and not folder.is_dir():
         raise ClioError("is not a folder", str(folder), "give another --out")
+    probe(folder)
     path = folder / NAME
     if not path.exists():
         if resume:
@@ -77,7 +86,7 @@ def find_checkpoint(folder: Path, *, resume: bool) -> Checkpoint | None:
         hint = "go on with --resume, delete the file, or give another --out"
         raise ClioError("an interrupted training is there", str(path), hint)
     try:
-        found = torch.load(path, weights_only=True)
+        found = torch.load(path, weights_only=True, map_location="cpu")
         if found.pop("schema") != SCHEMA:
             raise ValueError
         return Checkpoint(**found)

@@ -77,17 +77,30 @@ def train(options: TrainOptions, progress: Progress) -> Training:
     Raises:
         ClioError: the input is at fault, or memory is short.
     """
-    with open_session(options.device, options.seed) as session, saying_batch_size(options.batch):
+    with open_session(options.device, options.seed) as session:
+        refuse_overwriting(options.model, options.out)
         checkpoint = find_checkpoint(options.out, resume=options.resume)
         start = prepare(options, progress)
-        loop = _Loop(options, start, session, progress)
-        if checkpoint is not None:
-            checkpoint.refuse_other(options.recorded(), start.digest, options.out)
-            loop.restore(checkpoint)
-        loop.run()
+        with saying_batch_size(options.batch):
+            loop = _Loop(options, start, session, progress)
+            if checkpoint is not None:
+                checkpoint.refuse_other(options.recorded(), start.digest, options.out)
+                loop.restore(checkpoint)
+            loop.run()
         if session.first:
             loop.write()
         return Training(options.out, latest(loop.rows), start.macs, start.warnings, session.first)
+
+
+def refuse_overwriting(model: Path, out: Path) -> None:
+    """Raise ClioError if the network to train would be lost, or if a folder lies where a file is to be."""
+    written = out / MODEL
+    if written.is_dir():
+        raise ClioError("is a folder", str(written), "give another --out")
+    if written.exists() and written.resolve() == model.resolve():
+        raise ClioError(
+            "is the network to train, which would be overwritten", str(written), "give another --out"
+        )
 
 
 class _Loop:
@@ -162,9 +175,10 @@ class _Loop:
         stage = f"epoch {self.epoch + 1} of {options.epochs}"
         for step, batch in enumerate(batches):
             self.progress(stage, step, steps)
-            self._set_rate((self.epoch * steps + step) / (options.epochs * steps))
-            local = float(self.start.local)
-            ways = draw_ways(self.start.shares, local, len(batch.x), rng, sandwich=options.sandwich)
+            self._set_rate((self.epoch * steps + step + 0.5) / (options.epochs * steps))
+            ways = draw_ways(
+                self.start.shares, self.start.local, len(batch.x), rng, sandwich=options.sandwich
+            )
             self._step(network, batch, ways, tally)
         self.progress(stage, steps, steps)
         return tally.rows(self.epoch + 1, TRAIN)
@@ -173,8 +187,12 @@ class _Loop:
         x = _channels_last(batch.x)
         with torch.no_grad():
             original = self._original(x, batch.labels)
+        times = len({way.point for way in ways})  # every sample at every point
+        original, labels = (
+            None if each is None else torch.cat([each] * times) for each in (original, batch.labels)
+        )
         answers = network(x, ways)
-        lost = self._losses(answers, original, batch.labels)
+        lost = self._losses(answers, original, labels)
         if not torch.isfinite(lost).all():
             hint = f"give --learning-rate {self.options.learning_rate / 4:g}"
             raise ClioError(f"the loss is no longer a number in epoch {self.epoch + 1}", hint=hint)
@@ -182,7 +200,7 @@ class _Loop:
         lost.mean().backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), STEEPEST)
         self.optimizer.step()
-        _add(tally, ways, lost.detach(), answers.detach(), right_classes(original, batch.labels))
+        _add(tally, ways, lost.detach(), answers.detach(), right_classes(original, labels))
 
     def _distributed(self) -> nn.Module:
         if self.session.processes == 1:

@@ -4,8 +4,8 @@
                      └ encoder ─ first k units ─ head k ─┐         └ encoder ─ …
                                                          └ tail (the same weights, in floats) ── answer
 
-Every sample of a batch takes one way: to one point, with one count. So an epoch over all points and counts costs what one
-over the whole network costs, and the mean loss is an unbiased estimate of the expected loss (CLIO, section 3.2).
+At every point each sample of a batch is sent with one count, drawn by its probability; so the mean loss is an unbiased
+estimate of the expected loss (CLIO, section 3.2) for one run of the trunk, and of the rest one per point.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ EPSILON = 1e-6  # smallest standard deviation
 
 @dataclass(frozen=True)
 class Way:
-    """Where some samples of a batch leave the device: `samples` of them in a row.
+    """How some samples of a batch are sent, `samples` of them in a row.
 
     Attributes:
         point: Number of the partition point; as many as there are points for the whole network on the device.
@@ -187,30 +187,25 @@ class SlicedNetwork(nn.Module):
         self.train(training)
 
     def forward(self, x: Tensor, ways: Sequence[Way]) -> Tensor:
-        """Return the answers, ``[n, ...]``, in the order of the samples.
+        """Return the answers by point, then by sample, ``[points * n, ...]``.
 
         Args:
             x: Inputs, ``[n, ...]``.
-            ways: By ascending point; their samples add up to n.
+            ways: By ascending point; at each point that is among them, their samples add up to n.
         """
         trunk, at = self._quantized(self.input, x), self.input
         tail: Tensor | None = None
         behind = ""
         for number, point in enumerate(self.points):
+            trunk, at = self.graph.run({at: trunk}, point.made_of, self.rounding), point.made_of
+            if tail is not None:
+                tail, behind = self.graph.run({behind: tail}, point.tensor), point.tensor
             taken = [way for way in ways if way.point == number]
-            leaving = sum(way.samples for way in taken)
-            if len(trunk):
-                trunk, at = self.graph.run({at: trunk}, point.made_of, self.rounding), point.made_of
-            if tail is not None:
-                tail = self.graph.run({behind: tail}, point.tensor)
-            if leaving:
-                restored = self._restored(point, trunk[:leaving], taken)
-                tail = restored if tail is None else torch.cat([tail, restored])
-                trunk = trunk[leaving:]
-            if tail is not None:
-                behind = point.tensor
+            if taken:
+                restored = self._restored(point, trunk, taken)
+                tail, behind = restored if tail is None else torch.cat([tail, restored]), point.tensor
         answers = [] if tail is None else [self.graph.run({behind: tail}, self.output)]
-        if len(trunk):
+        if ways[-1].point == len(self.points):
             answers.append(self.graph.run({at: trunk}, self.output, self.rounding))
         return answers[0] if len(answers) == 1 else torch.cat(answers)
 

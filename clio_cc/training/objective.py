@@ -1,4 +1,4 @@
-"""What training minimizes, and which way each sample of a batch takes."""
+"""What training minimizes, and with which counts the samples of a batch are sent."""
 
 from __future__ import annotations
 
@@ -47,42 +47,36 @@ def losses(
 
 def draw_ways(
     shares: Sequence[Mapping[int, float]],
-    local: float,
+    local: bool,
     samples: int,
     rng: np.random.Generator,
     *,
     sandwich: bool = False,
 ) -> list[Way]:
-    """Return which way the samples of a batch take, each point with as many samples as the next.
+    """Return with which counts the samples of a batch are sent: all samples at every point.
 
     Counts are drawn by systematic sampling, so that every batch has them nearly in their shares; the expected share of a
     count is exactly its probability.
 
     Args:
         shares: Per point, count → probability.
-        local: Weight of the whole network on the device beside the points, 1 for as much as a point.
+        local: The whole network runs on the device, too.
         samples: In the batch.
         rng: Of the draw.
-        sandwich: Take the smallest and the largest count in every batch, a quarter of the point's samples each, and draw the
+        sandwich: Take the smallest and the largest count in every batch, a quarter of the samples each, and draw the
             rest (the sandwich rule: J. Yu, T. Huang, "Universally Slimmable Networks and Improved Training Techniques",
             ICCV 2019). Less than three samples are drawn.
     """
-    weights = [*(1.0 for _ in shares), *([local] if local else [])]
-    sizes = _systematic(weights, samples, rng)
     ways = []
     for number, share in enumerate(shares):
         counts = sorted(share)
-        if sandwich and len(counts) > 2 and sizes[number] > 2:
-            taken = np.zeros(len(counts), int)
-            each = max(1, sizes[number] // 4)
-            taken[0] = taken[-1] = each
-            taken += _systematic([share[count] for count in counts], sizes[number] - 2 * each, rng)
-        else:
-            taken = _systematic([share[count] for count in counts], sizes[number], rng)
+        taken, left = np.zeros(len(counts), int), samples
+        if sandwich and len(counts) > 1 and samples > 2:
+            taken[0] = taken[-1] = max(1, samples // 4)
+            left -= 2 * int(taken[0])
+        taken += _systematic([share[count] for count in counts], left, rng)
         ways += [Way(number, count, int(n)) for count, n in zip(counts, taken, strict=True) if n]
-    if local and sizes[-1]:
-        ways.append(Way(len(shares), 0, int(sizes[-1])))
-    return ways
+    return [*ways, *([Way(len(shares), 0, samples)] if local else [])]
 
 
 def _systematic(weights: Sequence[float], samples: int, rng: np.random.Generator) -> np.ndarray:

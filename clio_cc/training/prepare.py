@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +37,7 @@ from clio_cc.training.pruning import prune, thin
 from clio_cc.training.settings import DEVICES, TrainOptions
 from clio_cc.training.start import Cut, closed_form, equalized
 from clio_cc.training.torch_graph import check_trainable
-from clio_cc.training.widths import Widths, given_probabilities, read_prior, slice_probabilities
+from clio_cc.training.widths import UNIFORM, Widths, given_probabilities, read_prior, slice_probabilities
 
 CALIBRATION = 512
 WEIGHED = 256  # samples that channels are weighed by
@@ -89,6 +89,9 @@ def prepare(options: TrainOptions, progress: Progress) -> Start:
     if len(original.graph.inputs) != 1:
         message = f"has {len(original.graph.inputs)} inputs; a network of one input can be trained"
         raise ClioError(message, options.model.name)
+    if len(original.graph.outputs) != 1:
+        message = f"has {len(original.graph.outputs)} outputs; a network of one output can be trained"
+        raise ClioError(message, options.model.name)
     check_trainable(original.clone().graph)
     if AUTO in split_names(options.partition):
         hint = "name the partition points; 'clio-cc inspect MODEL' lists them"
@@ -112,6 +115,7 @@ def prepare(options: TrainOptions, progress: Progress) -> Start:
     if options.rounded_epochs:
         model = equalized(model, cuts.points, calibration, local=cuts.local)
     widths = _shares(model, cuts.points, counts, options)
+    digest = hashlib.sha256(f"{digest}{widths.probabilities}".encode()).hexdigest()  # of a prior's file, too
     return Start(
         digest,
         original,
@@ -139,7 +143,7 @@ def prepare(options: TrainOptions, progress: Progress) -> Start:
         if held is None or options.validation is None
         else _dataset(original, held, kind, options.validation, ()),
         (_macs(original), _macs(model)),
-        widths.warnings,
+        (*widths.warnings, *_unused_labels(samples, kind, options)),
     )
 
 
@@ -152,9 +156,9 @@ def _check_options(options: TrainOptions) -> None:
         raise ClioError(message, "--unit-bits", "give --rounded-epochs, at least 1")
     if options.device not in DEVICES:
         raise ClioError(f"unknown device '{options.device}'", "--device", f"give one of {', '.join(DEVICES)}")
-    if options.shares is not None and options.bandwidth is not None:
+    if options.shares is not None and (options.bandwidth is not None or options.prior != UNIFORM):
         hint = "give one of them"
-        raise ClioError("--bandwidth and --shares both say how often each count is sent", "--shares", hint)
+        raise ClioError("a bandwidth and --shares both say how often each count is sent", "--shares", hint)
     if options.target is not None:
         find_target(options.target)
 
@@ -236,7 +240,24 @@ def _dataset(
     labels = samples.labels if kind == "scores" else None
     if labels is not None:
         _check_labels(labels, graph.size(model.graph.outputs[0]), path)
-    return Dataset(x, labels, augment, image and shape[1] not in (1, 3) and shape[3] in (1, 3))
+    return Dataset(x, labels, augment, image and _channels_last(model))
+
+
+def _channels_last(model: ir.Model) -> bool:
+    """Whether the network takes images as ``[n, h, w, c]``: it turns them first."""
+    (value,) = model.graph.inputs
+    readers = [use.node for use in value.uses()]
+    return all(
+        graph.is_op(each, "Transpose") and graph.ints_attr(each, "perm") == (0, 3, 1, 2) for each in readers
+    )
+
+
+def _unused_labels(samples: Samples, kind: Answer, options: TrainOptions) -> Iterator[str]:
+    if samples.labels is not None and kind == "values":
+        yield (
+            f"labels y of {options.data.name} are not used, as the model does not answer with class scores: its own answers "
+            "are what is learned"
+        )
 
 
 def _check_labels(labels: npt.NDArray[np.int64], classes: int, path: Path) -> None:

@@ -299,10 +299,12 @@ def _average_pool(node: ir.Node) -> Function:
 
     def run(inputs: Inputs) -> Tensor:
         x = _first(inputs)
-        total = functional.avg_pool2d(_padded(x, pads), window, stride)
+        # As the device: a sum, which is exact, then one division.
+        total = functional.avg_pool2d(_padded(x, pads), window, stride, divisor_override=1)
         if whole or not any(pads):
-            return total
-        return total / functional.avg_pool2d(_padded(torch.ones_like(x[:1, :1]), pads), window, stride)
+            return total / math.prod(window)
+        inside = _padded(torch.ones_like(x[:1, :1]), pads)
+        return total / functional.avg_pool2d(inside, window, stride, divisor_override=1)
 
     return run
 
