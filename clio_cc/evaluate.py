@@ -117,6 +117,11 @@ def evaluate(
         scales = {entry["name"]: entry["scale"] for entry in manifest["inputs"]}
         compared = tuple(_baselines(original, judge, points, scales, image_scale, progress))
         notes += [text for text in (no_jpeg(original, image_scale),) if text]
+    if manifest.get("training"):
+        notes.append(
+            "the original model is here the trained network, whole and in floating point, which answers the raw input and "
+            "JPEG too: only with 'local' among the points of its training was it kept able to"
+        )
     notes += _dropped((*rows, *compared), kept)
     results.write_accuracy(out, merged((*rows, *compared), kept))
     return Evaluation(judge.samples, judge.metric, value, rows, compared, tuple(notes))

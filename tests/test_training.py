@@ -78,6 +78,10 @@ def test_train_compile_verify_evaluate(trained: Training, clio: Clio, tmp_path: 
     got = {(row.partition, row.slices): row.value for row in found.rows}
     wanted = values(trained.rows)  # PyTorch on the same images
     assert got.keys() == wanted.keys()
+    assert found.notes == (
+        "the original model is here the trained network, whole and in floating point, which answers the raw input and JPEG "
+        "too: only with 'local' among the points of its training was it kept able to",
+    )
     assert all(abs(got[key] - wanted[key]) <= 0.003 for key in got)
 
 
