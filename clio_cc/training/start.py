@@ -18,6 +18,7 @@ from clio_cc.cloud import activation_bounds
 from clio_cc.heads import Heads, choose_window, fit_heads
 from clio_cc.lower import lower
 from clio_cc.ordering import best_units, form_at
+from clio_cc.packing import value_range
 from clio_cc.partition import PartitionPoint
 from clio_cc.qformat import quantize
 from clio_cc.quantization.equalize import equalize
@@ -210,7 +211,8 @@ def fake_quant(
         for name, seen in statistics.items()
         if name not in keeping and name in network.shapes
     }
-    bounds = {f"{name}/units": (-(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1) for name in encoders}
+    low, high = value_range(bits)
+    bounds = {f"{name}/units": (float(low), float(high)) for name in encoders}
     for name in bounds:
         scales[name] *= 2.0 ** (8 - bits)
     nodes = conv_nodes(model, network)
