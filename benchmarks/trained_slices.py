@@ -94,11 +94,10 @@ class Case:
         qualities: Of JPEGs.
         tuned: Those that the network is fine-tuned on.
         options: Of every training.
-        separate: Of the training for one cut alone, where they differ, by point.
         tune: Of a training of the whole network in float, which everything but the trained splits begins with; None for
             the network as it is.
         jpeg: Of the fine-tuning on JPEGs.
-        narrow: Of the training of a narrower network, by the point whose device's half it may take as long as.
+        narrow: Cuts whose device's half a narrower network may take as long as.
         over_jpeg: The split is to be ahead of fine-tuned JPEG at every size of it.
         below: Most points of accuracy that a cut may lose against the float network, by point and count.
         trial: Accuracy to beat, and by how much, by point and count.
@@ -114,8 +113,7 @@ class Case:
     tuned: tuple[int, ...]
     options: Mapping[str, Any]
     jpeg: Mapping[str, Any]
-    narrow: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    separate: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    narrow: tuple[str, ...] = ()
     tune: Mapping[str, Any] | None = None
     over_jpeg: bool = False
     below: Mapping[tuple[str, int], float] = field(default_factory=dict)
@@ -123,7 +121,6 @@ class Case:
 
 
 _FLOAT = {"partition": LOCAL, "rounded_epochs": 0}
-_SHORT = {"epochs": 3, "rounded_epochs": 1}
 _ROUNDED = {"epochs": 2, "rounded_epochs": 2}
 CASES: Mapping[str, Case] = {
     "mobilenetv2": Case(
@@ -136,15 +133,15 @@ CASES: Mapping[str, Case] = {
         QUALITIES,
         (5, 10, 20),
         {
-            "epochs": 6,
+            "epochs": 10,
             "rounded_epochs": 2,
+            "batch": 32,
+            "learning_rate": 4e-4,
             "augment": ("flip", "shift"),
-            "shares": (1, 2, 4, 4, 4, 1),
+            "shares": (1, 2, 6, 4, 2, 1),
         },
         _FLOAT | {"epochs": 3},
-        {"features.10": _SHORT},
-        # One of the points is trained alone for as long as anyone would; the others shortly.
-        separate={"features.6": {"epochs": 8}, "features.10": _SHORT, "features.13": _SHORT},
+        ("features.10",),
         over_jpeg=True,
         below={
             ("features.10", 12): 0.5,
@@ -358,8 +355,7 @@ class Bench:
         elif part == SEPARATE and len(case.points) > 1:
             for point in case.points:
                 run = f"only-{point}"
-                options = {"partition": point, **case.separate.get(point, {})}
-                yield from self.split(part, run, self.trained(run, options), point)
+                yield from self.split(part, run, self.trained(run, {"partition": point}), point)
         elif part in (JPEG, BITS, WIDTH):
             yield from {JPEG: self.jpeg, BITS: self.fewer_bits, WIDTH: self.width}[part]()
 
@@ -395,10 +391,10 @@ class Bench:
         """Narrower networks that take the device as long as its half of each cut does."""
         closed = {row.partition: row.device_macs for row in self.rows(CLOSED)}
         model = front_end(self.model)
-        for name, narrow in self.case.narrow.items():
+        for name in self.case.narrow:
             most = closed[name]
             width = width_within(model, most)
-            options = {"partition": LOCAL, "width": width, "shares": None, **narrow}
+            options = {"partition": LOCAL, "width": width, "shares": None}
             trained = self.trained(f"width-{width:.3f}", options)
             value, macs = self.integer_accuracy(trained), macs_of(front_end(trained))
             if macs > most:

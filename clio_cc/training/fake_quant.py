@@ -120,22 +120,21 @@ class _Round(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, exponent: Tensor, threshold: Tensor, low: float, high: float) -> Tensor:
         scale = torch.exp2(exponent)
         steps = x / scale
-        ctx.save_for_backward(steps, scale, threshold)
+        rounded = (steps + 0.5).floor_().clamp_(low, high).mul_(scale)
+        ctx.save_for_backward(steps, rounded, scale, threshold)
         ctx.low, ctx.high = low, high
-        return torch.floor(steps + 0.5).clamp_(low, high).mul_(scale)
+        return rounded
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, Tensor, None, None]:
         (grad,) = grads
-        steps, scale, threshold = ctx.saved_tensors
-        rounded = torch.floor(steps + 0.5)
-        clamped = rounded.clamp(ctx.low, ctx.high)
-        inside = rounded == clamped
-        passed = grad * inside
-        # Inside, the threshold feels rounding errors, beyond it where values saturate (TQT, equation 7).
-        felt = torch.where(inside, clamped - steps, clamped).mul_(grad).mul_(scale)
-        summed = felt.sum_to_size(threshold.shape) if threshold.ndim else felt.sum()
-        return passed, None, summed * math.log(2), None, None
+        steps, rounded, scale, threshold = ctx.saved_tensors
+        # Nothing passes where values saturate: beyond half a step behind the last one.
+        passed = torch.ops.aten.hardtanh_backward(grad, steps, ctx.low - 0.5, ctx.high + 0.5)
+        # The threshold feels rounding errors inside, and beyond it how far it is from zero (TQT, equation 7).
+        shape = threshold.shape
+        felt = (grad * rounded).sum_to_size(shape) - (passed * steps).sum_to_size(shape) * scale.view(shape)
+        return passed, None, felt * math.log(2), None, None
 
 
 def _round(x: Tensor, exponent: Tensor, threshold: Tensor, low: float, high: float) -> Tensor:
