@@ -54,7 +54,9 @@ def train_command(
         str | None,
         typer.Option(help="How often each count is sent, instead, e.g. 1,2,4,4.", show_default=False),
     ] = None,
-    deadline: Annotated[str, typer.Option(help="Time from input to result, for the same.")] = "300ms",
+    deadline: Annotated[
+        str | None, typer.Option(help="Time from input to result, for the same.", show_default="300ms")
+    ] = None,
     link: Annotated[
         str | None, typer.Option(help="Radio or link file, for the same.", show_default=False)
     ] = None,
@@ -110,7 +112,7 @@ def train_command(
         None if bandwidth is None else parse_bandwidth_range(bandwidth),
         bandwidth_prior,
         None if shares is None else parse_shares(shares),
-        parse_time_us(deadline),
+        None if deadline is None else parse_time_us(deadline),
         None if link is None else find_link(link),
         target,
         epochs,

@@ -342,6 +342,12 @@ def test_a_prior_says_which_counts_matter(tmp_path: Path, clio: Clio) -> None:
             "--shares: a bandwidth and --shares both say how often each count is sent\n  hint: give one of them",
         ),
         (
+            {"deadline_us": 1000, "target": "gap8"},
+            {},
+            "--deadline: says how often each count is sent at a bandwidth, and there is none\n"
+            "  hint: add --bandwidth, e.g. 50k:2M, or leave out --deadline, --target",
+        ),
+        (
             {"slices": "1,17"},
             {},
             "--slices: 17 units of 'block1', which has 16 channels\n  hint: give counts from 1 to 16",

@@ -156,9 +156,21 @@ def _check_options(options: TrainOptions) -> None:
         raise ClioError(message, "--unit-bits", "give --rounded-epochs, at least 1")
     if options.device not in DEVICES:
         raise ClioError(f"unknown device '{options.device}'", "--device", f"give one of {', '.join(DEVICES)}")
-    if options.shares is not None and (options.bandwidth is not None or options.prior != UNIFORM):
+    bandwidths = options.bandwidth is not None or options.prior != UNIFORM
+    if options.shares is not None and bandwidths:
         hint = "give one of them"
         raise ClioError("a bandwidth and --shares both say how often each count is sent", "--shares", hint)
+    of_bandwidths = {
+        "--deadline": options.deadline_us,
+        "--link": options.link,
+        "--target": options.target,
+    }
+    unused = [name for name, value in of_bandwidths.items() if value is not None]
+    if unused and not bandwidths:
+        hint = f"add --bandwidth, e.g. 50k:2M, or leave out {', '.join(unused)}"
+        raise ClioError(
+            "says how often each count is sent at a bandwidth, and there is none", unused[0], hint
+        )
     if options.target is not None:
         find_target(options.target)
 
@@ -299,9 +311,7 @@ def _shares(
     if options.shares is not None:
         return given_probabilities(planned, options.shares)
     prior = read_prior(options.prior, options.bandwidth)
-    return slice_probabilities(
-        planned, prior, deadline_us=options.deadline_us, link=options.link, profile=rows
-    )
+    return slice_probabilities(planned, prior, deadline_us=options.deadline, link=options.link, profile=rows)
 
 
 def _compressed(

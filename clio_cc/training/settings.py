@@ -32,7 +32,7 @@ class TrainOptions:
         bandwidth: The range of the prior; None where all numbers of units are alike.
         prior: ``uniform``, ``log``, or a file; see :func:`clio_cc.training.widths.read_prior`.
         shares: How often each count is sent, the same at each point; None for what follows from `bandwidth`.
-        deadline_us: From input to answer.
+        deadline_us: From input to answer; None for the default where there is a bandwidth.
         link: How bytes travel; None for the bandwidth itself.
         target: Board whose speed counts; None for computation in no time.
         epochs: How many, in floats and rounded together.
@@ -60,7 +60,7 @@ class TrainOptions:
     bandwidth: BandwidthRange | None = None
     prior: str = "uniform"
     shares: tuple[float, ...] | None = None
-    deadline_us: int = DEADLINE_US
+    deadline_us: int | None = None
     link: Link | None = None
     target: str | None = None
     epochs: int = 10
@@ -76,6 +76,11 @@ class TrainOptions:
     device: str = AUTO
     resume: bool = False
 
+    @property
+    def deadline(self) -> int:
+        """The deadline that counts, in microseconds."""
+        return DEADLINE_US if self.deadline_us is None else self.deadline_us
+
     def recorded(self) -> dict[str, Any]:
         """The options as the model file and the checkpoint hold them: no paths, nothing that does not change the result."""
         bandwidth = None if self.bandwidth is None else [self.bandwidth.low_bps, self.bandwidth.high_bps]
@@ -89,7 +94,7 @@ class TrainOptions:
             "bandwidth": bandwidth,
             "prior": self.prior if self.prior in ("uniform", "log") else Path(self.prior).name,
             "shares": None if self.shares is None else list(self.shares),
-            "deadline_us": self.deadline_us,
+            "deadline_us": self.deadline,
             "link": None if self.link is None else self.link.name,
             "target": self.target,
             "epochs": self.epochs,
