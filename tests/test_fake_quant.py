@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from digits import CALIBRATION, FOLDER, MODEL
-from graph_text import Floats, parse, run
+from graph_text import Floats, parse, parse_proto, run
 from hypothesis import given
 from hypothesis import strategies as st
+from onnx import numpy_helper
 from torch import Tensor
 
 from clio_cc import reference
@@ -300,19 +303,55 @@ def test_units_are_those_of_the_device(both: Both) -> None:
             assert len(np.unique(units)) > 10
 
 
-def test_all_tensors_are_those_of_the_device(both: Both) -> None:
-    """The mean over the image, too: of 4 by 4 values, so that its division comes out even."""
-    network, rounding, scales = both.network, both.rounding, both.rounding.scales()
-    layouts, compared = both.compiled.quantized.network.layouts, []
+def assert_same_tensors(network: SlicedNetwork, rounding: FakeQuant, compiled: Compiled, x: Floats) -> int:
+    """Every tensor with a scale of its own, but for units; how many these are."""
+    scales, compared = rounding.scales(), 0
+    layouts = compiled.quantized.network.layouts
     with torch.no_grad():
-        x = rounding.values(network.input, torch.from_numpy(both.x))
-        for operator, value in reference.walk(both.compiled.program, both.inputs):
+        given = rounding.values(network.input, torch.from_numpy(x))
+        inputs = compiled.quantized.quantize_inputs({network.input: x})
+        for operator, value in reference.walk(compiled.program, inputs):
             name = operator.output.name
             if name in scales and not name.endswith("/units"):
-                found = network.graph.run({network.input: x}, name, rounding).numpy() / scales[name]
+                found = network.graph.run({network.input: given}, name, rounding).numpy() / scales[name]
                 np.testing.assert_array_equal(found, layouts[name].to_graph(value), name)
-                compared.append(name)
-    assert len(compared) > 5
+                compared += 1
+    return compared
+
+
+def test_all_tensors_are_those_of_the_device(both: Both) -> None:
+    assert assert_same_tensors(both.network, both.rounding, both.compiled, both.x) > 5
+
+
+GATES = (
+    "m (float[1,3,7,7] x, float[8,3,3,3] w, float[8] b, float[8,8,1,1] v, float[8] c, float[5,8] u, float[5] d) => "
+    "(float[a,b] y) <float three = {3}, float zero = {0}, float six = {6}> { h = Conv <pads: ints = [1, 1, 1, 1]> (x, w, b) "
+    "s = HardSwish (h) g = GlobalAveragePool (s) f = Conv (g, v, c) z = HardSigmoid <alpha: float = 0.16666667> (f) "
+    "m = Mul (s, z) i = Add (m, three) j = Clip (i, zero, six) k = Div (j, six) n = Sigmoid (k) o = Mul (m, n) "
+    "p = GlobalAveragePool (o) q = Flatten (p) y = Gemm <transB: int = 1> (q, u, d) }"
+)
+
+
+def test_gates_are_those_of_the_device(tmp_path: Path) -> None:
+    """Functions of one value are tables there, of float64: a sixth of a step's multiple is often half-way between two."""
+    path = tmp_path / "gates.onnx"
+    proto = parse_proto(GATES, opset=18)
+    for each in proto.graph.initializer:
+        if each.name in ("v", "c"):  # so that what goes into HardSigmoid has the format of what comes out
+            each.CopyFrom(numpy_helper.from_array(0.1 * numpy_helper.to_array(each), each.name))
+    onnx.save(proto, path)
+    x = np.random.default_rng(0).normal(size=(256, 3, 7, 7)).astype(np.float32)
+    np.savez(tmp_path / "x.npz", x=x)
+    options = TrainOptions(path, tmp_path / "x.npz", tmp_path, partition="local")
+    start = prepare(options, quiet)
+    network = SlicedNetwork(TorchGraph(start.model), [], start.answer).eval()
+    network.rounding = rounding = fake_quant(start.model, [], {}, start.calibration, local=True, bits=8)
+    trained = tmp_path / "trained.onnx"
+    trained.write_bytes(trained_model(network, start, options))
+    compiled = compile_model(
+        Options(trained, "stm32f7", tmp_path / "x.npz", samples=64, partition="local"), quiet
+    )
+    assert assert_same_tensors(network, rounding, compiled, x) > 8
 
 
 def test_answers_are_those_of_the_cloud(both: Both) -> None:

@@ -73,12 +73,12 @@ class FakeQuant(nn.Module):
         self.bounds: dict[str, tuple[float, float]] = {}
 
     def values(self, tensor: str, x: Tensor) -> Tensor:
-        """Return a tensor on its grid; one without a scale of its own as it is."""
+        """Return a tensor on its grid, float32; one without a scale of its own as it is."""
         place = self._tensors.get(tensor)
         if place is None:
             return x
         threshold = self.thresholds[place]
-        return _round(x, self._exponent(tensor), threshold, *self.bounds.get(tensor, _INT8))
+        return _round(x, self._exponent(tensor), threshold, *self.bounds.get(tensor, _INT8)).float()
 
     def weights(self, node: str, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Return the weights of a Conv or Gemm (``[cout, ...]``) on their grids, the bias on that of the accumulator."""

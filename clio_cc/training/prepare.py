@@ -160,6 +160,8 @@ def _check_options(options: TrainOptions) -> None:
     if options.shares is not None and bandwidths:
         hint = "give one of them"
         raise ClioError("a bandwidth and --shares both say how often each count is sent", "--shares", hint)
+    if options.target is not None:
+        find_target(options.target)
     of_bandwidths = {
         "--deadline": options.deadline_us,
         "--link": options.link,
@@ -171,8 +173,6 @@ def _check_options(options: TrainOptions) -> None:
         raise ClioError(
             "says how often each count is sent at a bandwidth, and there is none", unused[0], hint
         )
-    if options.target is not None:
-        find_target(options.target)
 
 
 def _trained_before(model: ir.Model, options: TrainOptions) -> Trained | None:

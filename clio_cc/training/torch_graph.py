@@ -29,6 +29,9 @@ TRANSFORMERS = frozenset(
     "RMSNormalization RotaryEmbedding SkipLayerNormalization Where".split()
 )
 """What only transformers are made of."""
+_TABULATED = frozenset("Elu HardSigmoid HardSwish LeakyRelu Selu Sigmoid Softplus Tanh".split())
+_WITH_NUMBER = frozenset("Add Div Mul Sub".split())
+_CLAMPS = frozenset("Clip Relu".split())
 _OF_IMAGES = frozenset("AveragePool Conv GlobalAveragePool GlobalMaxPool MaxPool".split())
 
 
@@ -126,6 +129,8 @@ class _Node:
         self.reads = [str(value.name) for value in graph.data_inputs(node)]
         self._function = _FUNCTIONS[node.op_type](node)
         self._rounded = graph.is_op(node, "Conv", "Gemm")
+        self._tabulated = _is_tabulated(node)
+        self._any_precision = self._tabulated or graph.is_op(node, *_CLAMPS)
         self._arguments: list[str | int | Tensor | None] = []
         for value in node.inputs:
             if value is None or not graph.is_constant(value):
@@ -140,10 +145,19 @@ class _Node:
 
     def run(self, known: dict[str, Tensor], parameters: Sequence[Tensor], rounding: Rounding | None) -> None:
         inputs = [self._value(argument, known, parameters) for argument in self._arguments]
+        if rounding is not None:
+            inputs = [self._precise(value) for value in inputs]
         if self._rounded and rounding is not None and inputs[1] is not None:
             inputs[1:3] = rounding.weights(self.name, inputs[1], inputs[2] if len(inputs) > 2 else None)
         result = self._function(inputs)
         known[self.outputs[0]] = result if rounding is None else rounding.values(self.outputs[0], result)
+
+    def _precise(self, value: Tensor | None) -> Tensor | None:
+        if value is None or not value.is_floating_point():
+            return value
+        if self._tabulated:
+            return value.double()
+        return value if self._any_precision else value.float()
 
     @staticmethod
     def _value(
@@ -152,6 +166,14 @@ class _Node:
         if isinstance(argument, str):
             return known[argument]
         return parameters[argument] if isinstance(argument, int) else argument
+
+
+def _is_tabulated(node: ir.Node) -> bool:
+    """Whether the device has a table for it, whose entries are computed in float64: float32 rounds some ties otherwise."""
+    if graph.is_op(node, *_TABULATED):
+        return True
+    constants = [value for value in node.inputs if graph.is_constant(value)]
+    return graph.is_op(node, *_WITH_NUMBER) and len(constants) == 1 and graph.size(constants[0]) == 1
 
 
 def with_weights(model: ir.Model, weights: Mapping[str, np.ndarray]) -> ir.Model:
@@ -386,7 +408,7 @@ _FUNCTIONS: dict[str, Callable[[ir.Node], Function]] = {
     "HardSigmoid": _with_float(
         lambda x, alpha, beta: torch.clamp(alpha * x + beta, 0, 1), alpha=("alpha", 0.2), beta=("beta", 0.5)
     ),
-    "HardSwish": _unary(functional.hardswish),
+    "HardSwish": _unary(lambda x: x * torch.clamp(x / 6 + 0.5, 0, 1)),
     "Identity": _unary(lambda x: x),
     "LeakyRelu": _with_float(functional.leaky_relu, negative_slope=("alpha", 0.01)),
     "LogSoftmax": _softmax(functional.log_softmax),
