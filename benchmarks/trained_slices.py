@@ -1,6 +1,6 @@
 """What training is worth: accuracy by bytes sent of trained splits, and of what else could be done.
 
-    python benchmarks/trained_slices.py [--net NET …] [--part PART …] [--work DIR] [--no-training] [--json]
+    python benchmarks/trained_slices.py [--net NET …] [--part PART …] [--work DIR] [--no-training] [--json] [--readme]
 
 MobileNetV2 on Imagenette (1,339 photos of 96x96 to test on) cut after blocks 6, 10 and 13, and ResNet-8 on CIFAR-10's JPEG
 images (5,000) cut after stack 2. Every split is compiled for the STM32F746: its figures
@@ -17,7 +17,8 @@ onnxruntime. Nothing is chosen by the test images. Parts:
                 multiply-accumulates of the device's half allow (the board's memory is not asked)
 
 What is not in --work yet is trained by ``clio_cc.training.loop.train``, which takes hours on two cores, and kept; a training
-that was interrupted goes on. Needs ../shared and PyTorch. Exits with 1 if a mark is missed.
+that was interrupted goes on. Needs ../shared and PyTorch. Exits with 1 if a mark is missed. ``--readme`` writes the tables
+into README.md and the JSON into trained_slices.json.
 """
 
 from __future__ import annotations
@@ -60,7 +61,9 @@ from clio_cc.trained import read_trained
 from clio_cc.training.channels import remove_channels
 from clio_cc.training.pruning import thin
 
-SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = Path(__file__).with_suffix(".json")
+SHARED = ROOT.parent / "shared"
 BOARD = "stm32f7"  # holds all cuts
 CALIBRATION = 512
 BATCH = 32
@@ -559,42 +562,109 @@ def over_jpeg(net: str, trained: Sequence[Row], jpeg: Sequence[Row]) -> list[Mar
 # --- text -----------------------------------------------------------------------------------------
 
 
-def tables(rows: Sequence[Row], found: Sequence[Mark], originals: Mapping[str, float]) -> Iterator[str]:
-    """Everything as Markdown."""
-    for net, original in originals.items():
-        of_net = [row for row in rows if row.net == net]
-        yield f"{net}, float {original:.2f} %:\n"
-        yield from _cuts([row for row in of_net if row.part in (TRAINED, SEPARATE, FOUR_BITS, CLOSED)])
-        yield from _others([row for row in of_net if row.part in (JPEG, BITS, WIDTH)])
-    missed = [mark for mark in found if not mark.reached]
-    yield f"{len(found) - len(missed)} of {len(found)} marks reached"
-    yield from (
-        f"MISSED: {mark.net}, {mark.what}: {mark.found:.2f}, wanted {mark.wanted:.2f}" for mark in missed
-    )
+BEGIN, END = "<!-- trained_slices.py: {} -->", "<!-- end -->"
+WORDS = {
+    TRAINED: "trained",
+    SEPARATE: "trained for this cut alone",
+    FOUR_BITS: "trained, 4 bits a value: half the bytes",
+    CLOSED: "closed form",
+}
+
+
+def tables(net: str, rows: Sequence[Row]) -> Iterator[str]:
+    """Everything about one network as Markdown."""
+    of_net = [row for row in rows if row.net == net]
+    for table in (_cuts, _jpegs, _fewer_bits, _narrow):
+        lines = list(table(of_net))
+        yield from [*lines, ""] if lines else ()
+
+
+def with_tables(text: str, rows: Sequence[Row]) -> str:
+    """Return README's text with the tables of `rows` between their marks."""
+    for net in CASES:
+        before, _, rest = text.partition(BEGIN.format(net))
+        _, _, after = rest.partition(END)
+        text = "\n".join([before + BEGIN.format(net), *tables(net, rows), END]) + after
+    return text
 
 
 def _cuts(rows: Sequence[Row]) -> Iterator[str]:
-    for point in dict.fromkeys(row.partition for row in rows):
-        ways = {int(row.way): row.bytes for row in rows if row.partition == point and row.part != FOUR_BITS}
-        yield f"| {point} | {' | '.join(f'{count}: {size:,} B' for count, size in ways.items())} |"
-        yield "|---" * (1 + len(ways)) + "|"
-        for part in dict.fromkeys(row.part for row in rows):
-            values = {int(row.way): row for row in rows if (row.partition, row.part) == (point, part)}
-            cells = [f"{values[count].accuracy:.1f}" if count in values else "" for count in ways]
-            sizes = " (half the bytes)" if part == FOUR_BITS else ""
-            if values:
-                yield f"| {part}{sizes} | {' | '.join(cells)} |"
-        yield ""
-
-
-def _others(rows: Sequence[Row]) -> Iterator[str]:
+    rows = [row for row in rows if row.part in WORDS]
+    counts = sorted({int(row.way) for row in rows})
     if rows:
-        yield "| what | where | bytes | device MMACs | accuracy % |\n|---|---|---|---|---|"
+        yield _line("cut", "accuracy in %, by units", *counts)
+        yield _line(*["---"] * (2 + len(counts)))
+    for point in dict.fromkeys(row.partition for row in rows):
+        here = [row for row in rows if row.partition == point]
+        unit = min(row.bytes // int(row.way) for row in here if row.part != FOUR_BITS)
+        for part in [part for part in WORDS if any(row.part == part for row in here)]:
+            found = {int(row.way): f"{row.accuracy:.1f}" for row in here if row.part == part}
+            what = f"`{point}`, {unit} B a unit" if part == here[0].part else ""
+            yield _line(what, WORDS[part], *(found.get(count, "") for count in counts))
+
+
+def _jpegs(rows: Sequence[Row]) -> Iterator[str]:
+    rows = [row for row in rows if row.part == JPEG]
+    sizes = {row.way.split(",")[0]: row.bytes for row in rows}
+    if rows:
+        yield _line("JPEG of the image", *sizes)
+        yield _line(*["---"] * (1 + len(sizes)))
+        yield _line("bytes", *(f"{size:,}" for size in sizes.values()))
+    for words in (AS_IS, TUNED):
+        found = {way: value for way in sizes for value in _accuracies(rows, f"{way}, {words}")}
+        if found:
+            yield _line(f"the network {words}", *(found.get(way, "") for way in sizes))
+
+
+def _fewer_bits(rows: Sequence[Row]) -> Iterator[str]:
+    rows = [row for row in rows if row.part == BITS]
+    ways = list(dict.fromkeys(row.way for row in rows))
+    if rows:
+        yield _line("all channels at the cut, with", *ways)
+        yield _line(*["---"] * (1 + len(ways)))
+    for point in dict.fromkeys(row.partition for row in rows):
+        found = {row.way: f"{row.accuracy:.1f} ({row.bytes:,} B)" for row in rows if row.partition == point}
+        yield _line(f"`{point}`", *(found.get(way, "") for way in ways))
+
+
+def _narrow(rows: Sequence[Row]) -> Iterator[str]:
+    rows = [row for row in rows if row.part == WIDTH]
+    if rows:
+        yield _line(
+            "a narrower network, all of it on the device", "million multiply-accumulates", "accuracy in %"
+        )
+        yield _line(*["---"] * 3)
     for row in rows:
-        where = row.partition or "cloud"
-        macs = f"{row.device_macs / 1e6:.1f}"
-        yield f"| {row.part}, {row.way} | {where} | {row.bytes:,} | {macs} | {row.accuracy:.1f} |"
-    yield ""
+        yield _line(row.way, f"{row.device_macs / 1e6:.1f}", f"{row.accuracy:.1f}")
+
+
+def _accuracies(rows: Sequence[Row], way: str) -> list[str]:
+    return [f"{row.accuracy:.1f}" for row in rows if row.way == way]
+
+
+def _line(*cells: object) -> str:
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def report(found: Sequence[Mark]) -> Iterator[str]:
+    """How many marks are reached, and those that are not."""
+    missed = [mark for mark in found if not mark.reached]
+    yield f"{len(found) - len(missed)} of {len(found)} marks reached"
+    for mark in missed:
+        yield f"MISSED: {mark.net}, {mark.what}: {mark.found:.2f}, wanted {mark.wanted:.2f}"
+
+
+def to_json(originals: Mapping[str, float], rows: Sequence[Row], found: Sequence[Mark]) -> str:
+    """Return everything as JSON, a row a line."""
+    lines = ",\n".join(f"  {json.dumps(asdict(row))}" for row in rows)
+    reached = ",\n".join(f"  {json.dumps(asdict(mark) | {'reached': mark.reached})}" for mark in found)
+    return f'{{"original": {json.dumps(originals)},\n "rows": [\n{lines}\n ],\n "marks": [\n{reached}\n ]}}\n'
+
+
+def from_json(text: str) -> tuple[dict[str, float], list[Row]]:
+    """Return the accuracy of the float networks and the rows of :func:`to_json`."""
+    found = json.loads(text)
+    return found["original"], [Row(**row) for row in found["rows"]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -609,6 +679,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--no-training", action="store_true", help="take what is there, refuse what is not")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    parser.add_argument(
+        "--readme", action="store_true", help="write README's tables and the JSON beside this script"
+    )
     options = parser.parse_args(arguments)
     if not SHARED.is_dir():
         parser.error(f"needs models and data in {SHARED}")
@@ -621,14 +694,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         of_net = [row for part in options.part or PARTS for row in bench.rows(part)]
         found += marks(net, CASES[net], of_net, originals[net])
         rows += of_net
+    if options.readme:
+        RESULTS.write_text(to_json(originals, rows, found))
+        readme = ROOT / "README.md"
+        readme.write_text(with_tables(readme.read_text(), rows))
     if options.json:
-        lines = ",\n".join(f"  {json.dumps(asdict(row))}" for row in rows)
-        reached = ",\n".join(f"  {json.dumps(asdict(mark) | {'reached': mark.reached})}" for mark in found)
-        print(
-            f'{{"original": {json.dumps(originals)},\n "rows": [\n{lines}\n ],\n "marks": [\n{reached}\n ]}}'
-        )
+        print(to_json(originals, rows, found), end="")
     else:
-        print("\n".join(tables(rows, found, originals)))
+        for net, original in originals.items():
+            print(f"{net}, float {original:.2f} %:\n", *tables(net, rows), sep="\n")
+        print(*report(found), sep="\n")
     return 0 if all(mark.reached for mark in found) else 1
 
 

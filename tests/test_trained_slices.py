@@ -65,15 +65,44 @@ def test_marks() -> None:
 
 
 def test_tables() -> None:
+    rows = [
+        *TRAINED,
+        *OTHERS,
+        bench.Row("net", "fewer-bits", "p", "2 bits", 1100, 81.0),
+        bench.Row("net", "width", "local", "width 0.5, for p", 0, 82.5, 26_000_000),
+        bench.Row("another", "jpeg", "", "quality 5, as it is", 70, 11.0),
+    ]
+    assert list(bench.tables("net", rows)) == [
+        "| cut | accuracy in %, by units | 1 | 4 |",
+        "| --- | --- | --- | --- |",
+        "| `p`, 100 B a unit | trained | 30.0 | 85.0 |",
+        "|  | trained for this cut alone |  | 86.5 |",
+        "|  | trained, 4 bits a value: half the bytes |  | 84.0 |",
+        "",
+        "| JPEG of the image | quality 5 | quality 50 |",
+        "| --- | --- | --- |",
+        "| bytes | 90 | 400 |",
+        "| the network as it is | 10.0 |  |",
+        "| the network fine-tuned | 20.0 | 84.9 |",
+        "",
+        "| all channels at the cut, with | 2 bits |",
+        "| --- | --- |",
+        "| `p` | 81.0 (1,100 B) |",
+        "",
+        "| a narrower network, all of it on the device | million multiply-accumulates | accuracy in % |",
+        "| --- | --- | --- |",
+        "| width 0.5, for p | 26.0 | 82.5 |",
+        "",
+    ]
+
+
+def test_report_names_what_is_missed() -> None:
     rows = [*TRAINED, *OTHERS]
-    text = "\n".join(bench.tables(rows, bench.marks("net", CASE, rows, 86.0), {"net": 86.0}))
-    assert (
-        "| p | 1: 100 B | 4: 400 B |\n|---|---|---|\n| trained | 30.0 | 85.0 |\n| separate |  | 86.5 |\n"
-        in text
-    )
-    assert "| 4-bit (half the bytes) |  | 84.0 |" in text
-    assert "| jpeg, quality 5, as it is | p | 90 | 0.0 | 10.0 |" in text
-    assert "5 of 8 marks reached\nMISSED: net, p, 4 units, 400 B: apart from PyTorch" in text
+    found = bench.marks("net", CASE, rows, 86.0)
+    first, second, *_ = bench.report(found)
+    assert first == "5 of 8 marks reached"
+    assert second == ("MISSED: net, p, 4 units, 400 B: apart from PyTorch, as a loss: -0.50, wanted -0.30")
+    assert bench.from_json(bench.to_json({"net": 86.0}, rows, found)) == ({"net": 86.0}, rows)
 
 
 def test_photos_by_class_and_as_jpegs(tmp_path: Path) -> None:
