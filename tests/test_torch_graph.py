@@ -350,7 +350,7 @@ def test_rounding_sees_weights_of_layers_and_all_tensors() -> None:
 
 # --- refusals ------------------------------------------------------------------------------------------
 
-HINT = "train a convolutional network, or compile this one without training"
+HINT = "compile this network without training, or replace what cannot be trained"
 TRANSFORMER = "is an operator of transformers, which cannot be trained here"
 APART = "an operator does not treat each sample of a batch on its own: this network cannot be trained"
 

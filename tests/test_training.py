@@ -25,6 +25,7 @@ from clio_cc.evaluate import evaluate
 from clio_cc.terminal import print_trained
 from clio_cc.trained import read_trained
 from clio_cc.training.loop import Training, train
+from clio_cc.training.session import Session
 from clio_cc.training.settings import TrainOptions
 from clio_cc.units import BandwidthRange
 
@@ -540,4 +541,13 @@ def test_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         train(small(tmp_path / "out", device="cuda"), quiet)
     assert str(raised.value) == (
         "--device: PyTorch finds no GPU\n  hint: give cpu, or install a build of PyTorch for this GPU"
+    )
+
+
+def test_more_processes_than_samples_in_a_batch() -> None:
+    Session("cpu", 0, 4).refuse_few(4)
+    with pytest.raises(ClioError) as raised:
+        Session("cpu", 0, 4).refuse_few(3)
+    assert str(raised.value) == (
+        "3 samples in a batch for 4 processes\n  hint: start at most 3 processes, or give more samples a batch"
     )

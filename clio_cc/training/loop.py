@@ -81,6 +81,7 @@ def train(options: TrainOptions, progress: Progress) -> Training:
         refuse_overwriting(options.model, options.out)
         checkpoint = find_checkpoint(options.out, resume=options.resume)
         start = prepare(options, progress)
+        session.refuse_few(min(options.batch, len(start.training.x)))
         with saying_batch_size(options.batch):
             loop = _Loop(options, start, session, progress)
             if checkpoint is not None:

@@ -36,6 +36,12 @@ class Session:
         """Whether this process is the one that writes and reports."""
         return self.number == 0
 
+    def refuse_few(self, samples: int) -> None:
+        """Raise ClioError if a batch of so many samples leaves processes without one."""
+        if samples < self.processes:
+            message = f"{samples} samples in a batch for {self.processes} processes"
+            raise ClioError(message, hint=f"start at most {samples} processes, or give more samples a batch")
+
 
 @contextmanager
 def open_session(device: str, seed: int) -> Iterator[Session]:

@@ -192,7 +192,7 @@ def check_trainable(owner: ir.Graph) -> None:
         reason = _why_not(node)
         if reason:
             errors.append(f"{graph.where(node)}: {reason}")
-    raise_collected(errors, "", "train a convolutional network, or compile this one without training")
+    raise_collected(errors, "", "compile this network without training, or replace what cannot be trained")
     if not free_batch(owner):
         raise ClioError(
             "an operator does not treat each sample of a batch on its own: this network cannot be trained"
