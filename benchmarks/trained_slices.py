@@ -30,6 +30,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy: as clio-cc d
 import argparse
 import io
 import json
+import math
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -79,7 +80,8 @@ TRAINED, SEPARATE, FOUR_BITS, CLOSED, JPEG, BITS, WIDTH = (
 PARTS = (TRAINED, SEPARATE, FOUR_BITS, CLOSED, JPEG, BITS, WIDTH)
 TUNED, AS_IS = "fine-tuned", "as it is"
 ONE_TRUNK, AS_TRAINED = 1.0, 0.3
-"""Points of accuracy: what one trunk may lose against one per cut, and how far PyTorch and the program may be apart."""
+"""Points of accuracy: what one trunk may lose against one per cut, expected over the counts as often as trained, and
+how far PyTorch and the program may be apart."""
 ALONE = 20.0
 """Percent of one unit alone: twice what guessing one of ten classes gives."""
 WIDTHS = 64  # steps of a width
@@ -534,12 +536,21 @@ def marks(net: str, case: Case, rows: Sequence[Row], original: float) -> list[Ma
         if row.in_pytorch is not None:
             apart = round(abs(row.in_pytorch - row.accuracy), 2)
             found.append(Mark(net, f"{what}: apart from PyTorch, as a loss", -AS_TRAINED, -apart))
-    for row in by_part[SEPARATE]:
-        joint = trained.get((row.partition, int(row.way)))
-        if joint is not None:
-            what = f"{row.partition}, {row.way} units: one trunk against a trunk of its own"
-            found.append(Mark(net, what, round(row.accuracy - ONE_TRUNK, 2), joint.accuracy))
+    for point in case.points:
+        alone = {int(row.way): row for row in by_part[SEPARATE] if row.partition == point}
+        joint = {count: row for (name, count), row in trained.items() if name == point}
+        if alone and joint:
+            what = f"{point}, expected over the counts: one trunk against a trunk of its own"
+            wanted = round(expected(case, alone) - ONE_TRUNK, 2)
+            found.append(Mark(net, what, wanted, expected(case, joint)))
     return found + (over_jpeg(net, by_part[TRAINED], by_part[JPEG]) if case.over_jpeg else [])
+
+
+def expected(case: Case, rows: Mapping[int, Row]) -> float:
+    """Accuracy of a cut with its counts as often as training takes them, rows by count: what training maximizes."""
+    shares = dict(zip(case.slices, case.options.get("shares") or [1] * len(case.slices), strict=True))
+    total = math.fsum(shares[count] for count in rows)
+    return round(math.fsum(shares[count] * row.accuracy for count, row in rows.items()) / total, 2)
 
 
 def over_jpeg(net: str, trained: Sequence[Row], jpeg: Sequence[Row]) -> list[Mark]:
