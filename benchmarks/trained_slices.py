@@ -80,8 +80,8 @@ TRAINED, SEPARATE, FOUR_BITS, CLOSED, JPEG, BITS, WIDTH = (
 PARTS = (TRAINED, SEPARATE, FOUR_BITS, CLOSED, JPEG, BITS, WIDTH)
 TUNED, AS_IS = "fine-tuned", "as it is"
 ONE_TRUNK, AS_TRAINED = 1.0, 0.3
-"""Points of accuracy: what one trunk may lose against one per cut, expected over the counts as often as trained, and
-how far PyTorch and the program may be apart."""
+"""Points of accuracy: what one trunk may lose against one for each cut, over cuts and counts as often as they are trained;
+and how far PyTorch and the program may be apart."""
 ALONE = 20.0
 """Percent of one unit alone: twice what guessing one of ten classes gives."""
 WIDTHS = 64  # steps of a width
@@ -536,21 +536,19 @@ def marks(net: str, case: Case, rows: Sequence[Row], original: float) -> list[Ma
         if row.in_pytorch is not None:
             apart = round(abs(row.in_pytorch - row.accuracy), 2)
             found.append(Mark(net, f"{what}: apart from PyTorch, as a loss", -AS_TRAINED, -apart))
-    for point in case.points:
-        alone = {int(row.way): row for row in by_part[SEPARATE] if row.partition == point}
-        joint = {count: row for (name, count), row in trained.items() if name == point}
-        if alone and joint:
-            what = f"{point}, expected over the counts: one trunk against a trunk of its own"
-            wanted = round(expected(case, alone) - ONE_TRUNK, 2)
-            found.append(Mark(net, what, wanted, expected(case, joint)))
+    alone = {(row.partition, int(row.way)): row for row in by_part[SEPARATE]}
+    if alone and trained:
+        wanted = round(expected(case, alone) - ONE_TRUNK, 2)
+        what = "one trunk against one for each cut, expected over cuts and counts"
+        found.append(Mark(net, what, wanted, expected(case, {key: trained[key] for key in alone})))
     return found + (over_jpeg(net, by_part[TRAINED], by_part[JPEG]) if case.over_jpeg else [])
 
 
-def expected(case: Case, rows: Mapping[int, Row]) -> float:
-    """Accuracy of a cut with its counts as often as training takes them, rows by count: what training maximizes."""
+def expected(case: Case, rows: Mapping[tuple[str, int], Row]) -> float:
+    """Mean accuracy of rows by cut and count, each count as often as training takes it: what training maximizes."""
     shares = dict(zip(case.slices, case.options.get("shares") or [1] * len(case.slices), strict=True))
-    total = math.fsum(shares[count] for count in rows)
-    return round(math.fsum(shares[count] * row.accuracy for count, row in rows.items()) / total, 2)
+    total = math.fsum(shares[count] for _, count in rows)
+    return round(math.fsum(shares[count] * row.accuracy for (_, count), row in rows.items()) / total, 2)
 
 
 def over_jpeg(net: str, trained: Sequence[Row], jpeg: Sequence[Row]) -> list[Mark]:

@@ -58,7 +58,7 @@ def test_marks() -> None:
         ("p, 1 units, 100 B: apart from PyTorch, as a loss", -0.3, -0.2, True),
         ("p, 4 units, 400 B", 84.5, 85.0, True),
         ("p, 4 units, 400 B: apart from PyTorch, as a loss", -0.3, -0.5, False),
-        ("p, expected over the counts: one trunk against a trunk of its own", 70.5, 57.5, False),
+        ("one trunk against one for each cut, expected over cuts and counts", 70.5, 57.5, False),
         ("split within the 90 B of JPEG quality 5, fine-tuned", 20.0, 0.0, False),
         ("split within the 400 B of JPEG quality 50, fine-tuned", 84.9, 85.0, True),
     ]
