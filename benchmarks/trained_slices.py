@@ -18,7 +18,7 @@ onnxruntime. Nothing is chosen by the test images. Parts:
 
 What is not in --work yet is trained by ``clio_cc.training.loop.train``, which takes hours on two cores, and kept; a training
 that was interrupted goes on. Needs ../shared and PyTorch. Exits with 1 if a mark is missed. ``--readme`` writes the tables
-into README.md and the JSON into trained_slices.json.
+into README.md and that of the example, and the JSON into trained_slices.json.
 """
 
 from __future__ import annotations
@@ -64,6 +64,7 @@ from clio_cc.training.pruning import thin
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).with_suffix(".json")
+SHOWN = (ROOT / "README.md", ROOT / "examples" / "imagenette" / "README.md")
 SHARED = ROOT.parent / "shared"
 BOARD = "stm32f7"  # holds all cuts
 CALIBRATION = 512
@@ -102,7 +103,8 @@ class Case:
         tune: Of a training of the whole network in float, which everything but the trained splits begins with; None for
             the network as it is.
         jpeg: Of the fine-tuning on JPEGs.
-        narrow: Cuts whose device's half a narrower network may take as long as.
+        further: Of a second training on one trunk for all cuts, which goes on where the first ended.
+        narrow: Of the training of a narrower network, by the cut whose device's half it may take as long as.
         over_jpeg: The split is to be ahead of fine-tuned JPEG at every size of it.
         below: Most points of accuracy that a cut may lose against the float network, by point and count.
         trial: Accuracy to beat, and by how much, by point and count.
@@ -118,7 +120,8 @@ class Case:
     tuned: tuple[int, ...]
     options: Mapping[str, Any]
     jpeg: Mapping[str, Any]
-    narrow: tuple[str, ...] = ()
+    further: Mapping[str, Any] = field(default_factory=dict)
+    narrow: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     tune: Mapping[str, Any] | None = None
     over_jpeg: bool = False
     below: Mapping[tuple[str, int], float] = field(default_factory=dict)
@@ -146,7 +149,9 @@ CASES: Mapping[str, Case] = {
             "shares": (1, 2, 6, 4, 2, 1),
         },
         _FLOAT | {"epochs": 3},
-        ("features.10",),
+        # Together as long as a network for each cut takes.
+        further={"epochs": 5, "rounded_epochs": 1, "learning_rate": 3e-4},
+        narrow={"features.10": {"epochs": 5, "rounded_epochs": 1}},
         over_jpeg=True,
         below={
             ("features.10", 12): 0.5,
@@ -167,8 +172,8 @@ CASES: Mapping[str, Case] = {
         (),
         # No distillation: the network was trained on lossless images and is right on three in four of these.
         {
-            "epochs": 12,
-            "rounded_epochs": 3,
+            "epochs": 8,
+            "rounded_epochs": 2,
             "augment": ("flip", "shift"),
             "distill": 0.0,
             "learning_rate": 1e-3,
@@ -349,12 +354,11 @@ class Bench:
         """All rows of a part."""
         case, every = self.case, ",".join(self.case.points)
         if part == TRAINED:
-            yield from self.split(part, "joint", self.trained("joint", {"partition": every}), every)
+            yield from self.split(part, "together", self.together(), every)
         elif part == FOUR_BITS:
-            joint = self.trained("joint", {"partition": every})
-            options = {"model": joint, "partition": every, "unit_bits": 4, **_ROUNDED}
-            model = self.trained("joint-4-bit", options)
-            yield from self.split(part, "joint-4-bit", model, every)
+            options = {"model": self.together(), "partition": every, "unit_bits": 4, **_ROUNDED}
+            model = self.trained("together-4-bit", options)
+            yield from self.split(part, "together-4-bit", model, every)
         elif part == CLOSED:
             yield from self.split(part, "closed-form", self.model, every)
         elif part == SEPARATE and len(case.points) > 1:
@@ -363,6 +367,14 @@ class Bench:
                 yield from self.split(part, run, self.trained(run, {"partition": point}), point)
         elif part in (JPEG, BITS, WIDTH):
             yield from {JPEG: self.jpeg, BITS: self.fewer_bits, WIDTH: self.width}[part]()
+
+    def together(self) -> Path:
+        """The network that is trained for all cuts on one trunk."""
+        options = {"partition": ",".join(self.case.points)}
+        if not self.case.further:
+            return self.trained("together", options)
+        first = self.trained("together-first", options)
+        return self.trained("together", {"model": first, **options, **self.case.further})
 
     def jpeg(self) -> Iterator[Row]:
         """A JPEG of each quality, answered by the network as it is and by one that was fine-tuned on that quality."""
@@ -396,10 +408,10 @@ class Bench:
         """Narrower networks that take the device as long as its half of each cut does."""
         closed = {row.partition: row.device_macs for row in self.rows(CLOSED)}
         model = front_end(self.model)
-        for name in self.case.narrow:
+        for name, narrow in self.case.narrow.items():
             most = closed[name]
             width = width_within(model, most)
-            options = {"partition": LOCAL, "width": width, "shares": None}
+            options = {"partition": LOCAL, "width": width, "shares": None, **narrow}
             trained = self.trained(f"width-{width:.3f}", options)
             value, macs = self.integer_accuracy(trained), macs_of(front_end(trained))
             if macs > most:
@@ -589,8 +601,8 @@ def tables(net: str, rows: Sequence[Row]) -> Iterator[str]:
 
 
 def with_tables(text: str, rows: Sequence[Row]) -> str:
-    """Return README's text with the tables of `rows` between their marks."""
-    for net in CASES:
+    """Return a text with the tables of `rows` between the marks that it has."""
+    for net in [net for net in CASES if BEGIN.format(net) in text]:
         before, _, rest = text.partition(BEGIN.format(net))
         _, _, after = rest.partition(END)
         text = "\n".join([before + BEGIN.format(net), *tables(net, rows), END]) + after
@@ -689,7 +701,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--no-training", action="store_true", help="take what is there, refuse what is not")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.add_argument(
-        "--readme", action="store_true", help="write README's tables and the JSON beside this script"
+        "--readme",
+        action="store_true",
+        help="write the tables of both READMEs and the JSON beside this script",
     )
     options = parser.parse_args(arguments)
     if not SHARED.is_dir():
@@ -705,8 +719,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rows += of_net
     if options.readme:
         RESULTS.write_text(to_json(originals, rows, found))
-        readme = ROOT / "README.md"
-        readme.write_text(with_tables(readme.read_text(), rows))
+        for path in SHOWN:
+            path.write_text(with_tables(path.read_text(), rows))
     if options.json:
         print(to_json(originals, rows, found), end="")
     else:
