@@ -103,7 +103,6 @@ class Case:
         tune: Of a training of the whole network in float, which everything but the trained splits begins with; None for
             the network as it is.
         jpeg: Of the fine-tuning on JPEGs.
-        further: Of a second training on one trunk for all cuts, which goes on where the first ended.
         narrow: Of the training of a narrower network, by the cut whose device's half it may take as long as.
         over_jpeg: The split is to be ahead of fine-tuned JPEG at every size of it.
         below: Most points of accuracy that a cut may lose against the float network, by point and count.
@@ -120,7 +119,6 @@ class Case:
     tuned: tuple[int, ...]
     options: Mapping[str, Any]
     jpeg: Mapping[str, Any]
-    further: Mapping[str, Any] = field(default_factory=dict)
     narrow: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     tune: Mapping[str, Any] | None = None
     over_jpeg: bool = False
@@ -149,8 +147,6 @@ CASES: Mapping[str, Case] = {
             "shares": (1, 2, 6, 4, 2, 1),
         },
         _FLOAT | {"epochs": 3},
-        # Together as long as a network for each cut takes.
-        further={"epochs": 5, "rounded_epochs": 1, "learning_rate": 3e-4},
         narrow={"features.10": {"epochs": 3, "rounded_epochs": 1}},
         over_jpeg=True,
         below={
@@ -172,8 +168,8 @@ CASES: Mapping[str, Case] = {
         (),
         # No distillation: the network was trained on lossless images and is right on three in four of these.
         {
-            "epochs": 8,
-            "rounded_epochs": 2,
+            "epochs": 12,
+            "rounded_epochs": 3,
             "augment": ("flip", "shift"),
             "distill": 0.0,
             "learning_rate": 1e-3,
@@ -370,11 +366,7 @@ class Bench:
 
     def together(self) -> Path:
         """The network that is trained for all cuts on one trunk."""
-        options = {"partition": ",".join(self.case.points)}
-        if not self.case.further:
-            return self.trained("together", options)
-        first = self.trained("together-first", options)
-        return self.trained("together", {"model": first, **options, **self.case.further})
+        return self.trained("together", {"partition": ",".join(self.case.points)})
 
     def jpeg(self) -> Iterator[Row]:
         """A JPEG of each quality, answered by the network as it is and by one that was fine-tuned on that quality."""

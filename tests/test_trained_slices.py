@@ -106,6 +106,19 @@ def test_report_names_what_is_missed() -> None:
     assert bench.from_json(bench.to_json({"net": 86.0}, rows, found)) == ({"net": 86.0}, rows)
 
 
+def test_readmes_show_the_figures_beside_the_script() -> None:
+    originals, rows = bench.from_json(bench.RESULTS.read_text())
+    for path in bench.SHOWN:
+        text = path.read_text()
+        assert bench.with_tables(text, rows) == text
+        assert bench.with_tables(text, rows[5:]) != text
+    found = []
+    for net, original in originals.items():
+        found += bench.marks(net, bench.CASES[net], [row for row in rows if row.net == net], original)
+    assert len(found) > 30
+    assert [mark.what for mark in found if not mark.reached] == []
+
+
 def test_photos_by_class_and_as_jpegs(tmp_path: Path) -> None:
     blobs = []
     for index in range(3):
