@@ -372,11 +372,11 @@ class Bench:
         """A JPEG of each quality, answered by the network as it is and by one that was fine-tuned on that quality."""
         for quality in self.case.qualities:
             data = self.work / "data" / f"jpeg-{quality}"
-            train, test = (recode(folder, quality, data / folder.name) for folder in (self.train, self.test))
+            test = recode(self.test, quality, data / self.test.name)
             models = {AS_IS: self.model}
             if quality in self.case.tuned:
-                options = self.case.jpeg
-                models[TUNED] = self.trained(f"jpeg-{quality}", options, (train, test))
+                train = recode(self.train, quality, data / self.train.name)
+                models[TUNED] = self.trained(f"jpeg-{quality}", self.case.jpeg, (train, test))
             size = mean_bytes(test)
             for words, model in models.items():
                 value = self.float_accuracy(model, test)
