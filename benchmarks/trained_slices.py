@@ -624,7 +624,7 @@ def _jpegs(rows: Sequence[Row]) -> Iterator[str]:
         yield _line(*["---"] * (1 + len(sizes)))
         yield _line("bytes", *(f"{size:,}" for size in sizes.values()))
     for words in (AS_IS, TUNED):
-        found = {way: value for way in sizes for value in _accuracies(rows, f"{way}, {words}")}
+        found = {row.way.split(",")[0]: f"{row.accuracy:.1f}" for row in rows if row.way.endswith(words)}
         if found:
             yield _line(f"the network {words}", *(found.get(way, "") for way in sizes))
 
@@ -649,10 +649,6 @@ def _narrow(rows: Sequence[Row]) -> Iterator[str]:
         yield _line(*["---"] * 3)
     for row in rows:
         yield _line(row.way, f"{row.device_macs / 1e6:.1f}", f"{row.accuracy:.1f}")
-
-
-def _accuracies(rows: Sequence[Row], way: str) -> list[str]:
-    return [f"{row.accuracy:.1f}" for row in rows if row.way == way]
 
 
 def _line(*cells: object) -> str:

@@ -21,6 +21,7 @@ from clio_cc import graph
 from clio_cc.batch import free_batch
 from clio_cc.errors import ClioError, raise_collected
 from clio_cc.passes.runner import run_passes
+from clio_cc.quantization.functions import FUNCTIONS
 
 Inputs = Sequence[Tensor | None]
 Function = Callable[[Inputs], Tensor]
@@ -29,7 +30,6 @@ TRANSFORMERS = frozenset(
     "RMSNormalization RotaryEmbedding SkipLayerNormalization Where".split()
 )
 """What only transformers are made of."""
-_TABULATED = frozenset("Elu HardSigmoid HardSwish LeakyRelu Selu Sigmoid Softplus Tanh".split())
 _WITH_NUMBER = frozenset("Add Div Mul Sub".split())
 _CLAMPS = frozenset("Clip Relu".split())
 _OF_IMAGES = frozenset("AveragePool Conv GlobalAveragePool GlobalMaxPool MaxPool".split())
@@ -170,8 +170,8 @@ class _Node:
 
 def _is_tabulated(node: ir.Node) -> bool:
     """Whether the device has a table for it, whose entries are computed in float64: float32 rounds some ties otherwise."""
-    if graph.is_op(node, *_TABULATED):
-        return True
+    if graph.is_op(node, *FUNCTIONS):
+        return not graph.is_op(node, *_CLAMPS)  # which are exact in any precision
     constants = [value for value in node.inputs if graph.is_constant(value)]
     return graph.is_op(node, *_WITH_NUMBER) and len(constants) == 1 and graph.size(constants[0]) == 1
 
