@@ -69,7 +69,7 @@ tools: ## Install cross compilers and emulators, or name those that are missing
 	@.ci/tools
 
 bench: env tools ## Run the benchmarks, but for training, which takes hours
-	@for script in $(filter-out $(addprefix benchmarks/,networks.py trained_slices.py tuning.py),$(wildcard benchmarks/*.py)); do \
+	@for script in $(filter-out $(addprefix benchmarks/,documents.py networks.py trained_slices.py tuning.py),$(wildcard benchmarks/*.py)); do \
 	    echo "$$script"; python "$$script" || exit 1; done
 
 tune: env tools ## Measure the schedules of kernels anew, on the emulated boards (targets/*/schedules.json)

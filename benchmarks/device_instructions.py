@@ -20,6 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import documents
 import numpy as np
 from networks import ROOT, Net, available, program_of
 from rich.console import Console
@@ -39,7 +40,6 @@ BOARDS = {"stm32f7": "m7", "nrf5340": "m33", "gap8": "rv32"}
 WAYS = ("latency", "ram", "untuned")
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "device_instructions.json"
-BEGIN, END = "<!-- device_instructions.py: {} -->", "<!-- end -->"
 
 
 @dataclass(frozen=True)
@@ -251,11 +251,9 @@ TABLES = {"instructions": instructions_table, "kinds": kinds_table, "memory": me
 
 def with_tables(text: str, rows: Sequence[Row]) -> str:
     """Return README's text with the tables of `rows` between their marks."""
-    for name, table in TABLES.items():
-        before, _, rest = text.partition(BEGIN.format(name))
-        _, _, after = rest.partition(END)
-        text = "\n".join([before + BEGIN.format(name), *table(rows), END]) + after
-    return text
+    return documents.with_tables(
+        text, Path(__file__).name, {name: table(rows) for name, table in TABLES.items()}
+    )
 
 
 def to_json(rows: Sequence[Row], layers: bool) -> str:

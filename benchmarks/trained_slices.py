@@ -38,6 +38,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import documents
 import numpy as np
 import onnx_ir as ir
 from PIL import Image
@@ -575,7 +576,6 @@ def over_jpeg(net: str, trained: Sequence[Row], jpeg: Sequence[Row]) -> list[Mar
 # --- text -----------------------------------------------------------------------------------------
 
 
-BEGIN, END = "<!-- trained_slices.py: {} -->", "<!-- end -->"
 WORDS = {
     TRAINED: "trained",
     SEPARATE: "trained for this cut alone",
@@ -594,11 +594,7 @@ def tables(net: str, rows: Sequence[Row]) -> Iterator[str]:
 
 def with_tables(text: str, rows: Sequence[Row]) -> str:
     """Return a text with the tables of `rows` between the marks that it has."""
-    for net in [net for net in CASES if BEGIN.format(net) in text]:
-        before, _, rest = text.partition(BEGIN.format(net))
-        _, _, after = rest.partition(END)
-        text = "\n".join([before + BEGIN.format(net), *tables(net, rows), END]) + after
-    return text
+    return documents.with_tables(text, Path(__file__).name, {net: list(tables(net, rows)) for net in CASES})
 
 
 def _cuts(rows: Sequence[Row]) -> Iterator[str]:
