@@ -101,6 +101,7 @@ class Case:
         qualities: Of JPEGs.
         tuned: Those that the network is fine-tuned on.
         options: Of every training.
+        joint: Of the training of all cuts on one trunk, which takes no longer than those of a network for each.
         tune: Of a training of the whole network in float, which everything but the trained splits begins with; None for
             the network as it is.
         jpeg: Of the fine-tuning on JPEGs.
@@ -120,6 +121,7 @@ class Case:
     tuned: tuple[int, ...]
     options: Mapping[str, Any]
     jpeg: Mapping[str, Any]
+    joint: Mapping[str, Any] = field(default_factory=dict)
     narrow: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     tune: Mapping[str, Any] | None = None
     over_jpeg: bool = False
@@ -148,6 +150,7 @@ CASES: Mapping[str, Case] = {
             "shares": (1, 2, 6, 4, 2, 1),
         },
         _FLOAT | {"epochs": 3},
+        joint={"epochs": 15},
         narrow={"features.10": {"epochs": 3, "rounded_epochs": 1}},
         over_jpeg=True,
         below={
@@ -367,7 +370,7 @@ class Bench:
 
     def together(self) -> Path:
         """The network that is trained for all cuts on one trunk."""
-        return self.trained("together", {"partition": ",".join(self.case.points)})
+        return self.trained("together", {"partition": ",".join(self.case.points), **self.case.joint})
 
     def jpeg(self) -> Iterator[Row]:
         """A JPEG of each quality, answered by the network as it is and by one that was fine-tuned on that quality."""
