@@ -70,7 +70,7 @@ def train_command(
         typer.Option(help="The last of them, with the device's rounding; 0 for none.", min=0),
     ] = 3,
     batch: Annotated[int, typer.Option(help="Samples of a step.", min=1)] = 64,
-    learning_rate: Annotated[float, typer.Option(help="At its highest.", min=0)] = 2e-4,
+    learning_rate: Annotated[float, typer.Option(help="At its highest.", min=0, max=1)] = 2e-4,
     distill: Annotated[
         float, typer.Option(help="Weight of the original's answers against the labels.", min=0, max=1)
     ] = 0.5,
@@ -84,7 +84,7 @@ def train_command(
         float, typer.Option(help="Share of the whole network's channels that stay.", min=0.01, max=1)
     ] = 1.0,
     unit_bits: Annotated[int, typer.Option(help="Bits of a value of a unit: 8, 6 or 4.")] = 8,
-    seed: Annotated[int, typer.Option(help="Of everything random.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Of everything random.", min=0, max=2**63 - 1)] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on after an interruption.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,

@@ -24,6 +24,7 @@ from clio_cc.errors import ClioError
 from clio_cc.evaluate import evaluate
 from clio_cc.terminal import print_trained
 from clio_cc.trained import read_trained
+from clio_cc.training.folder import write_files
 from clio_cc.training.loop import Training, train
 from clio_cc.training.session import Session
 from clio_cc.training.settings import TrainOptions
@@ -407,14 +408,54 @@ def test_the_network_to_train_is_not_overwritten(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     (tmp_path / "out/model.onnx").mkdir(parents=True)
+    (tmp_path / "log/training.jsonl").mkdir(parents=True)
+    (tmp_path / "kept/checkpoint.pt").mkdir(parents=True)
     for out, message in (
         ("file", "file: is not a folder"),
         ("file/out", "file/out: cannot be written"),
         ("out", "out/model.onnx: is a folder"),
+        ("log", "log/training.jsonl: is a folder"),
+        ("kept", "kept/checkpoint.pt: is a folder"),
     ):
         with pytest.raises(ClioError) as raised:
             train(TrainOptions(MODEL, CALIBRATION, tmp_path / out, "block1", "2,4", epochs=1), quiet)
         assert str(raised.value) == f"{tmp_path}/{message}\n  hint: give another --out"
+
+
+def test_files_are_all_written_or_none(tmp_path: Path) -> None:
+    (tmp_path / "b.part").mkdir()
+    (tmp_path / "a").write_text("before")
+    with pytest.raises(ClioError) as raised:
+        write_files(tmp_path, {"a": b"now", "b": b"now"})
+    assert str(raised.value) == (
+        f"{tmp_path}/b.part: cannot be written: Is a directory\n"
+        "  hint: make room for it; where a checkpoint.pt is, the same command with --resume goes on"
+    )
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "b.part"}
+    assert (tmp_path / "a").read_text() == "before"
+    (tmp_path / "b.part").rmdir()
+    write_files(tmp_path, {"a": b"now", "b": b"now"})
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a": b"now", "b": b"now"}
+
+
+DEAD = """<ir_version: 8, opset_import: ["" : 17]> g (float[1,3,6,6] x) => (float[1,4] y)
+<float[4,3,3,3] w, float[4] b, float[4,4,1,1] v> {
+a = Conv <pads = [1, 1, 1, 1]> (x, w, b) c = Relu (a) d = Conv (c, v) e = Relu (d)
+h = GlobalAveragePool (e) y = Flatten (h) }"""
+
+
+def test_a_layer_that_is_always_zero_can_be_compiled(tmp_path: Path) -> None:
+    """Its scale must leave room for the bias that keeps it there, which training changes little."""
+    path = write_random(tmp_path / "dead.onnx", DEAD)
+    model = onnx.load(path)
+    (bias,) = (each for each in model.graph.initializer if each.name == "b")
+    bias.CopyFrom(onnx.numpy_helper.from_array(np.full(4, -100, np.float32), "b"))
+    onnx.save(model, path)
+    data = tmp_path / "data.npz"
+    rng = np.random.default_rng(0)
+    np.savez(data, x=rng.random((16, 3, 6, 6), np.float32), y=np.arange(16) % 4)
+    train(TrainOptions(path, data, tmp_path / "out", "e", "1,4", epochs=2, rounded_epochs=1), quiet)
+    compile_model(Options(tmp_path / "out/model.onnx", "gap8", data), quiet)
 
 
 TWO_OUTPUTS = """<ir_version: 8, opset_import: ["" : 17]> g (float[1,2,4,4] x) => (float[1,3,4,4] y, float[1,3,4,4] z)
@@ -524,6 +565,14 @@ def test_a_loss_that_is_no_number(tmp_path: Path) -> None:
     assert str(raised.value) == (
         "the loss is no longer a number in epoch 1\n  hint: give --learning-rate 2.5e+29"
     )
+
+
+def test_the_last_steps_weights_are_no_numbers(tmp_path: Path) -> None:
+    """In one step the loss is still that of the weights before it."""
+    changes = {"epochs": 1, "rounded_epochs": 0, "batch": 1000, "validation": None, "learning_rate": 1e30}
+    with pytest.raises(ClioError, match="the loss is no longer a number in epoch 1"):
+        train(small(tmp_path / "out", **changes), quiet)
+    assert not (tmp_path / "out").exists()
 
 
 def test_without_pytorch_it_says_what_to_install(clio: Clio, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from clio_cc.errors import ClioError
+from clio_cc.training.folder import probe, write_files
 
 NAME = "checkpoint.pt"
 SCHEMA = 1
@@ -37,10 +38,9 @@ class Checkpoint:
 
     def save(self, folder: Path) -> None:
         """Write it; the one before stays whole until then."""
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f"{NAME}.part"
-        torch.save({"schema": SCHEMA, **vars(self)}, temporary)
-        temporary.replace(folder / NAME)
+        content = io.BytesIO()
+        torch.save({"schema": SCHEMA, **vars(self)}, content)
+        write_files(folder, {NAME: content.getvalue()})
 
     def refuse_other(self, options: dict[str, Any], data: str, folder: Path) -> None:
         """Raise ClioError if it is of a training with other options, data or model than these."""
@@ -53,13 +53,6 @@ class Checkpoint:
         if self.data != data:
             hint = "give the same files, or another --out"
             raise ClioError("was made with other data or another model", where, hint)
-
-
-def probe(folder: Path) -> None:
-    """Raise ClioError if a folder cannot be written to, before the work and not after."""
-    holder = next(place for place in (folder, *folder.resolve().parents) if place.exists())
-    if not holder.is_dir() or not os.access(holder, os.W_OK | os.X_OK):
-        raise ClioError("cannot be written", str(folder), "give another --out")
 
 
 def find_checkpoint(folder: Path, *, resume: bool) -> Checkpoint | None:

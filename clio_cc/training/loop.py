@@ -20,6 +20,7 @@ from clio_cc.training.checkpoint import NAME as CHECKPOINT
 from clio_cc.training.checkpoint import Checkpoint, find_checkpoint
 from clio_cc.training.curves import TRAIN, draw_curves
 from clio_cc.training.data import Batch
+from clio_cc.training.folder import write_files
 from clio_cc.training.network import SlicedNetwork, Way
 from clio_cc.training.objective import draw_ways, losses
 from clio_cc.training.prepare import Start, prepare
@@ -95,9 +96,10 @@ def train(options: TrainOptions, progress: Progress) -> Training:
 
 def refuse_overwriting(model: Path, out: Path) -> None:
     """Raise ClioError if the network to train would be lost, or if a folder lies where a file is to be."""
+    for name in (MODEL, LOG, CURVES, CHECKPOINT):
+        if (out / name).is_dir():
+            raise ClioError("is a folder", str(out / name), "give another --out")
     written = out / MODEL
-    if written.is_dir():
-        raise ClioError("is a folder", str(written), "give another --out")
     if written.exists() and written.resolve() == model.resolve():
         raise ClioError(
             "is the network to train, which would be overwritten", str(written), "give another --out"
@@ -156,11 +158,15 @@ class _Loop:
         while self.epoch < self.options.epochs:
             if self.epoch == self.rounded_from and self.network.rounding is None:
                 self.round()
-            self.rows += self._trained_epoch()
-            self.epoch += 1
+            rows = self._trained_epoch()
             self.network.eval()
-            self.rows += self._validated()
+            rows += self._validated()
+            # The last step's weights have been in no loss if nothing is validated.
+            if not all(math.isfinite(row["loss"]) for row in rows) or not self.network.is_finite():
+                raise self._diverged()
             self.network.train()
+            self.rows += rows
+            self.epoch += 1
             if self.session.first and self.epoch < self.options.epochs:
                 self._checkpoint().save(self.options.out)
 
@@ -195,13 +201,16 @@ class _Loop:
         answers = network(x, ways)
         lost = self._losses(answers, original, labels)
         if not torch.isfinite(lost).all():
-            hint = f"give --learning-rate {self.options.learning_rate / 4:g}"
-            raise ClioError(f"the loss is no longer a number in epoch {self.epoch + 1}", hint=hint)
+            raise self._diverged()
         self.optimizer.zero_grad()
         lost.mean().backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), STEEPEST)
         self.optimizer.step()
         _add(tally, ways, lost.detach(), answers.detach(), right_classes(original, labels))
+
+    def _diverged(self) -> ClioError:
+        hint = f"give --learning-rate {self.options.learning_rate / 4:g}"
+        return ClioError(f"the loss is no longer a number in epoch {self.epoch + 1}", hint=hint)
 
     def _distributed(self) -> nn.Module:
         if self.session.processes == 1:
@@ -244,7 +253,7 @@ class _Loop:
         tally = replace(self._tally(), labeled=held.labels is not None)
         with torch.no_grad():
             return validated(
-                self.network, batches(), tally, self._losses, local=self.start.local, epoch=self.epoch
+                self.network, batches(), tally, self._losses, local=self.start.local, epoch=self.epoch + 1
             )
 
     # --- on disk
@@ -267,20 +276,15 @@ class _Loop:
         self.epoch, self.rows = checkpoint.epoch, checkpoint.rows
 
     def write(self) -> None:
-        """Write all files; each is whole or not there, and the checkpoint goes last."""
-        out = self.options.out
-        out.mkdir(parents=True, exist_ok=True)
+        """Write all files; the checkpoint goes last."""
         self.network.eval()
         files = {
             MODEL: trained_model(self.network, self.start, self.options),
             LOG: to_jsonl(self.rows).encode(),
             CURVES: draw_curves(self.rows),
         }
-        for name, content in files.items():
-            temporary = out / f"{name}.part"
-            temporary.write_bytes(content)
-            temporary.replace(out / name)
-        (out / CHECKPOINT).unlink(missing_ok=True)
+        write_files(self.options.out, files)
+        (self.options.out / CHECKPOINT).unlink(missing_ok=True)
 
 
 def _add(tally: Tally, ways: Sequence[Way], lost: Tensor, answers: Tensor, wanted: Tensor | None) -> None:

@@ -220,6 +220,13 @@ class SlicedNetwork(nn.Module):
         point = self.points[number]
         return self.graph.run({point.tensor: point.restore(units, count)}, self.output)
 
+    def is_finite(self) -> bool:
+        """Whether all that is trained is finite, heads as they are written too."""
+        heads = (
+            each for point in self.points for row in range(len(point.counts)) for each in point.head(row)
+        )
+        return all(bool(torch.isfinite(each).all()) for each in (*self.state_dict().values(), *heads))
+
     def _quantized(self, tensor: str, x: Tensor) -> Tensor:
         return x if self.rounding is None else self.rounding.values(tensor, x)
 

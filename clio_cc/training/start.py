@@ -229,4 +229,5 @@ def fake_quant(
 
 
 def _scale(seen: Statistics) -> float:
-    return activation_scale(seen.rows, float(seen.largest.max()), "shift")
+    """A tensor that was always zero is given the range ±1: with steps of next to nothing no bias would be an int32."""
+    return activation_scale(seen.rows, float(seen.largest.max()) or 1.0, "shift")
