@@ -84,7 +84,7 @@ def train_command(
         float, typer.Option(help="Share of the whole network's channels that stay.", min=0.01, max=1)
     ] = 1.0,
     unit_bits: Annotated[int, typer.Option(help="Bits of a value of a unit: 8, 6 or 4.")] = 8,
-    seed: Annotated[int, typer.Option(help="Of everything random.", min=0, max=2**63 - 1)] = 0,
+    seed: Annotated[int, typer.Option(help="Of everything random.", min=0, max=2**32 - 1)] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on after an interruption.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
