@@ -20,7 +20,7 @@ def probe(folder: Path) -> None:
 
 
 def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write files into a folder that may have others: all of them, or none and what was there stays.
+    """Write files into a folder that may have others: all are on disk before the first takes the place of what was there.
 
     Raises:
         ClioError: the system does not let it.
